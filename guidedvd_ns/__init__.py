@@ -1,0 +1,1 @@
+"""GuidedVD-3DGS for Nerfstudio: Gaussian splatting from a few photographs, completed by a grounded video prior."""

@@ -1,0 +1,1 @@
+"""Dataparsers and procedural scenes."""

@@ -1,0 +1,1 @@
+"""Video diffusion priors behind the one interface of `base.VideoPrior`."""

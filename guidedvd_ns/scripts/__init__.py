@@ -1,0 +1,1 @@
+"""The `gvd-*` commands."""

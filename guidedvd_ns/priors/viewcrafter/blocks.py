@@ -1,0 +1,185 @@
+"""The layers of the ViewCrafter UNet: residual, spatial and temporal ones, over frames flattened into the batch.
+
+Between layers a video is `[B*T, C, h, w]`, frame index fastest within a batch entry. Everything that diffusers already
+computes is taken from there; what is added is how a layer sees time and how text and image tokens reach it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import FeedForward
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+NORM_GROUPS = 32
+
+
+class Checkpointed(nn.Module):
+    """A layer that can recompute its activations in the backward pass.
+
+    diffusers' `ModelMixin.enable_gradient_checkpointing` switches every module that has this attribute.
+    """
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func = staticmethod(checkpoint)
+
+    def compute(self, *inputs) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, *inputs) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(self.compute, *inputs)
+        return self.compute(*inputs)
+
+
+class ResBlock(Checkpointed):
+    """A residual block of each frame, then a residual convolution over time on its result."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_channels: int):
+        super().__init__()
+        self.spatial = ResnetBlock2D(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            temb_channels=embedding_channels,
+            groups=NORM_GROUPS,
+            eps=1e-5,
+        )
+        self.temporal = TemporalConvLayer(out_channels, out_channels, norm_num_groups=NORM_GROUPS)
+        zero_initialise(self.spatial.conv2)
+
+    def compute(
+        self,
+        hidden: Tensor,  # [B*T, in_channels, h, w]
+        embedding: Tensor,  # [B*T, embedding_channels]
+        num_frames: int,
+    ) -> Tensor:  # [B*T, out_channels, h, w]
+        return self.temporal(self.spatial(hidden, embedding), num_frames)
+
+
+class TextImageAttention(nn.Module):
+    """Cross attention with one query for two contexts, each with its own keys, values and softmax; the results add up.
+
+    A context whose batch is smaller than that of the queries is shared by that many consecutive frames: their queries
+    are then answered in one go, so that nothing is repeated for each frame.
+    """
+
+    def __init__(self, channels: int, heads: int, context_dim: int):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_dim, channels, bias=False)
+        self.to_v = nn.Linear(context_dim, channels, bias=False)
+        self.to_k_ip = nn.Linear(context_dim, channels, bias=False)
+        self.to_v_ip = nn.Linear(context_dim, channels, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(channels, channels))
+
+    def forward(
+        self,
+        hidden: Tensor,  # [B*T, h*w, C]
+        text: Tensor,  # [B, text tokens, D]
+        image: Tensor,  # [B or B*T, image tokens, D]
+    ) -> Tensor:  # [B*T, h*w, C]
+        query = self.to_q(hidden)
+        attended = self._attend(query, self.to_k(text), self.to_v(text))
+        attended = attended + self._attend(query, self.to_k_ip(image), self.to_v_ip(image))
+        return self.to_out(attended)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        batch, channels = key.shape[0], query.shape[-1]
+        per_head = (batch, -1, self.heads, channels // self.heads)
+        query_, key, value = (tensor.reshape(per_head).transpose(1, 2) for tensor in (query, key, value))
+        attended = F.scaled_dot_product_attention(query_, key, value)
+        return attended.transpose(1, 2).reshape(query.shape)
+
+
+class TransformerBlock(Checkpointed):
+    """Pre-norm self attention, a second attention and a GEGLU feed forward, each added to its input.
+
+    The second attention is a cross attention where `context_dim` is given, else another self attention where
+    `double_self_attention` is set, else left out.
+    """
+
+    def __init__(self, channels: int, heads: int, *, context_dim: int | None = None, double_self_attention: bool):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, heads=heads, dim_head=channels // heads)
+        self.attn2 = None
+        if context_dim is not None:
+            self.attn2 = TextImageAttention(channels, heads, context_dim)
+        elif double_self_attention:
+            self.attn2 = Attention(channels, heads=heads, dim_head=channels // heads)
+        if self.attn2 is not None:
+            self.norm2 = nn.LayerNorm(channels)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels, activation_fn="geglu")
+
+    def compute(
+        self,
+        hidden: Tensor,  # [N, tokens, C]
+        *context: Tensor,  # text and image tokens where there is a cross attention
+    ) -> Tensor:  # [N, tokens, C]
+        hidden = hidden + self.attn1(self.norm1(hidden))
+        if self.attn2 is not None:
+            hidden = hidden + self.attn2(self.norm2(hidden), *context)
+        return hidden + self.ff(self.norm3(hidden))
+
+
+class SpatialTransformer(nn.Module):
+    """One transformer block over the pixels of each frame, with cross attention to text and image tokens."""
+
+    def __init__(self, channels: int, heads: int, context_dim: int | None):
+        super().__init__()
+        self.norm = nn.GroupNorm(NORM_GROUPS, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        self.block = TransformerBlock(channels, heads, context_dim=context_dim, double_self_attention=False)
+        self.proj_out = nn.Linear(channels, channels)
+        zero_initialise(self.proj_out)
+
+    def forward(
+        self,
+        hidden: Tensor,  # [B*T, C, h, w]
+        context: tuple[Tensor, ...],  # () or (text, image), see TextImageAttention
+    ) -> Tensor:  # [B*T, C, h, w]
+        tokens = self.norm(hidden).flatten(2).transpose(1, 2)
+        tokens = self.proj_out(self.block(self.proj_in(tokens), *context))
+        return hidden + tokens.transpose(1, 2).reshape(hidden.shape)
+
+
+class TemporalTransformer(nn.Module):
+    """One transformer block over the frames of each pixel; both of its attentions are self attention.
+
+    There is no position encoding: order enters through the temporal convolutions alone, so any number of frames works.
+    `inner_channels` is the width of the block where it is not that of the video.
+    """
+
+    def __init__(self, channels: int, heads: int, inner_channels: int | None = None):
+        super().__init__()
+        inner_channels = channels if inner_channels is None else inner_channels
+        self.norm = nn.GroupNorm(NORM_GROUPS, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, inner_channels)
+        self.block = TransformerBlock(inner_channels, heads, double_self_attention=True)
+        self.proj_out = nn.Linear(inner_channels, channels)
+        zero_initialise(self.proj_out)
+
+    def forward(
+        self,
+        hidden: Tensor,  # [B*T, C, h, w]
+        num_frames: int,
+    ) -> Tensor:  # [B*T, C, h, w]
+        channels, height, width = hidden.shape[1:]
+        video = hidden.reshape(-1, num_frames, channels, height, width)
+        # The statistics of the norm run over the frames too.
+        tokens = self.norm(video.transpose(1, 2)).permute(0, 3, 4, 2, 1).reshape(-1, num_frames, channels)
+        tokens = self.proj_out(self.block(self.proj_in(tokens)))
+        update = tokens.reshape(-1, height, width, num_frames, channels).permute(0, 3, 4, 1, 2)
+        return hidden + update.reshape(hidden.shape)
+
+
+def zero_initialise(layer: nn.Linear | nn.Conv2d) -> None:
+    """Let a residual branch start as the identity, from which training is stable."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

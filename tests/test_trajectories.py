@@ -1,0 +1,311 @@
+import io
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from guidedvd_ns.trajectories import (
+    TrajectoryConfig,
+    TrajectoryPool,
+    hole_fraction,
+    is_inside_geometry,
+    orbit,
+    plan,
+    scaled_erosion,
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    opacity: Tensor
+    depth: Tensor
+
+
+def random_pose(generator: torch.Generator) -> Tensor:
+    rotation, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
+    rotation = rotation * torch.sign(torch.linalg.det(rotation))
+    return torch.cat([rotation, torch.randn(3, 1, generator=generator, dtype=torch.float64)], dim=1)
+
+
+def make_cameras(count: int = 2, width: int = 40, height: int = 30) -> Cameras:
+    generator = torch.Generator().manual_seed(3)
+    poses = torch.stack([random_pose(generator) for _ in range(count)]).float()
+    return Cameras(poses, fx=35.0, fy=36.0, cx=width / 2, cy=height / 2, width=width, height=height)
+
+
+def offsets(cameras: Cameras, view: int, pose: Tensor, radius: float) -> tuple[float, float]:
+    """Azimuth and elevation in degrees of a pose, measured from its position only."""
+    own = cameras.camera_to_worlds[view].double()
+    centre = own[:, 3] - radius * own[:, 2]
+    right, up, back = ((pose[:, 3].double() - centre) @ own[:, :3]).tolist()
+    return math.degrees(math.atan2(right, back)), math.degrees(math.asin(up / math.hypot(right, up, back)))
+
+
+class FakeGuide:
+    """A scene of constant depth whose holes are a strip as wide as the camera's azimuth from its input view asks."""
+
+    def __init__(self, cameras: Cameras, columns_per_degree: float = 0.1, depth: float = 2.0) -> None:
+        self.cameras, self.columns_per_degree, self.depth = cameras, columns_per_degree, depth
+        self.sizes: set[tuple[int, int]] = set()
+
+    def holes(self, pose: Tensor) -> int:
+        cosine = (self.cameras.camera_to_worlds[:, :, 2] @ pose[:, 2]).max().clamp(max=1)
+        return round(self.columns_per_degree * math.degrees(math.acos(cosine)))
+
+    def __call__(self, cameras: Cameras) -> Seen:
+        height, width = int(cameras.height[0]), int(cameras.width[0])
+        self.sizes.add((height, width))
+        opacity = torch.ones(len(cameras), height, width, 1)
+        for image, pose in zip(opacity, cameras.camera_to_worlds, strict=True):
+            image[:, : self.holes(pose)] = 0.0
+        return Seen(opacity, torch.full_like(opacity, self.depth))
+
+
+def make_plan(config: TrajectoryConfig | None = None, seed: int = 0, **guide) -> tuple[TrajectoryPool, Cameras]:
+    cameras = make_cameras()
+    generator = torch.Generator().manual_seed(seed)
+    return plan(cameras, FakeGuide(cameras, **guide), config or TrajectoryConfig(erosion=1), generator), cameras
+
+
+def test_orbit_stays_on_the_sphere_points_at_its_centre_and_does_not_roll():
+    pose = random_pose(torch.Generator().manual_seed(0))
+    radius = 1.7
+    azimuths, elevations = torch.tensor([-30.0, 10.0, 25.0]), torch.tensor([7.5, -15.0, 60.0])
+    poses = orbit(pose, radius, azimuths, elevations)
+    centre = pose[:, 3] - radius * pose[:, 2]
+    to_centre = centre - poses[:, :, 3]
+    torch.testing.assert_close(to_centre.norm(dim=-1), torch.full((3,), radius, dtype=torch.float64))
+    torch.testing.assert_close(to_centre / radius, -poses[:, :, 2])  # OpenGL cameras look along -z
+    rotations = poses[:, :, :3]
+    torch.testing.assert_close(rotations @ rotations.mT, torch.eye(3, dtype=torch.float64).expand(3, 3, 3))
+    torch.testing.assert_close(torch.linalg.det(rotations), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(rotations[:, :, 0] @ pose[:, 1], torch.zeros(3, dtype=torch.float64))
+
+
+def test_orbit_moves_right_and_up_by_the_angles_asked_for():
+    cameras = make_cameras(1)
+    poses = orbit(cameras.camera_to_worlds[0], 2.5, torch.tensor([-30.0, 15.0]), torch.tensor([7.5, -15.0]))
+    assert offsets(cameras, 0, poses[0], 2.5) == pytest.approx((-30.0, 7.5), abs=1e-4)
+    assert offsets(cameras, 0, poses[1], 2.5) == pytest.approx((15.0, -15.0), abs=1e-4)
+
+
+def test_orbit_of_zero_offsets_is_the_input_pose_to_the_last_bit():
+    pose = make_cameras(1).camera_to_worlds[0]
+    assert torch.equal(orbit(pose, 3.3, torch.zeros(1), torch.zeros(1))[0], pose)
+
+
+def test_trajectory_starts_at_the_input_pose_and_goes_evenly_to_its_end():
+    pool, cameras = make_plan()
+    for trajectory in pool.trajectories:
+        poses = trajectory.cameras.camera_to_worlds
+        assert len(trajectory.cameras) == 25
+        assert torch.equal(poses[0], cameras.camera_to_worlds[trajectory.view])
+        end = offsets(cameras, trajectory.view, poses[-1], trajectory.radius)
+        middle = offsets(cameras, trajectory.view, poses[12], trajectory.radius)
+        assert end == pytest.approx((trajectory.azimuth, trajectory.elevation), abs=1e-2)
+        assert middle == pytest.approx((trajectory.azimuth / 2, trajectory.elevation / 2), abs=1e-2)
+        distances = (poses[:, :, 3] - trajectory.centre).norm(dim=-1)
+        torch.testing.assert_close(distances, torch.full((25,), trajectory.radius))
+
+
+def test_radius_is_the_centre_depth_times_the_scale():
+    pool, _ = make_plan(depth=3.0)
+    assert {round(t.radius / t.scale, 5) for t in pool.trajectories} == {3.0}
+
+
+def test_trajectory_cameras_have_the_input_intrinsics_and_no_camera_index():
+    cameras = make_cameras()
+    cameras.metadata = {"cam_idx": torch.arange(2)[:, None]}
+    pool = plan(cameras, FakeGuide(cameras), TrajectoryConfig(erosion=1), torch.Generator())
+    camera = pool.trajectories[0].cameras
+    assert camera.metadata is None
+    for name in ("fx", "fy", "cx", "cy", "width", "height"):
+        assert torch.equal(getattr(camera, name)[7], getattr(cameras, name)[pool.trajectories[0].view])
+
+
+def test_hole_fraction_counts_pixels_below_the_threshold():
+    opacity = torch.ones(2, 10, 20, 1)
+    opacity[0, 2:5, 3:9] = 0.69
+    opacity[1, 0, 0] = 0.7
+    torch.testing.assert_close(hole_fraction(opacity, 0.7, erosion=1), torch.tensor([18 / 200, 0.0]))
+
+
+def test_erosion_shrinks_holes_inside_the_image_but_not_from_its_border():
+    opacity = torch.ones(3, 20, 20, 1)
+    opacity[0, 5:12, 5:11] = 0.0  # 7 x 6 leaves 3 x 2
+    opacity[1, 5:9, :] = 0.0  # 4 rows are eroded away
+    opacity[2, :, 14:] = 0.0  # 6 columns at the border leave 4
+    torch.testing.assert_close(hole_fraction(opacity, 0.7, erosion=5), torch.tensor([6.0, 0.0, 80.0]) / 400)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1.0, 5), (0.79, 3), (0.1, 3)])
+def test_erosion_follows_the_resolution_down_to_three_pixels(scale: float, expected: int):
+    assert scaled_erosion(5, scale) == expected
+    assert scaled_erosion(1, scale) == 1
+
+
+def test_inside_geometry_needs_known_close_pixels_over_most_of_the_image():
+    config = TrajectoryConfig(inside_depth=0.2, inside_fraction=0.5)
+    depth = torch.full((3, 10, 10, 1), 2.0)
+    opacity = torch.ones_like(depth)
+    depth[0, :6] = 0.39
+    depth[1, :5] = 0.39
+    depth[2] = 0.39
+    opacity[2, :6] = 0.1
+    assert is_inside_geometry(Seen(opacity, depth), 2.0, config).tolist() == [True, False, False]
+
+
+def test_plan_keeps_the_top_k_of_each_scale_below_the_largest_hole():
+    pool, cameras = make_plan()
+    guide = FakeGuide(cameras)
+    for view in range(2):
+        for scale, count in ((1.0, 3), (1 / 3, 2), (0.1, 1)):
+            kept = [t for t in pool.trajectories if t.view == view and t.scale == scale]
+            assert len(kept) == count
+            for trajectory in kept:
+                holes = guide.holes(trajectory.cameras.camera_to_worlds[-1])
+                assert trajectory.hole_fraction == pytest.approx(holes / 40)
+    # Candidates see round(0.1 * angle) hole columns of 40; 3 at 25..34 degrees would be the largest below 10 % (4).
+    assert {round(t.hole_fraction * 40) for t in pool.trajectories} == {3}
+
+
+def test_holes_of_more_than_the_limit_are_left_out():
+    config = TrajectoryConfig(erosion=1, max_hole_fraction=0.06)
+    pool, _ = make_plan(config)
+    assert {round(t.hole_fraction * 40) for t in pool.trajectories} == {2}
+
+
+def test_scene_without_holes_gives_an_empty_pool():
+    pool, _ = make_plan(columns_per_degree=0.0)
+    assert pool.is_empty
+    assert len(pool) == 0
+    with pytest.raises(ValueError, match="pool is empty"):
+        pool.draw(torch.Generator())
+
+
+def test_candidates_inside_geometry_are_left_out():
+    cameras = make_cameras()
+    guide = FakeGuide(cameras)
+
+    def render(views: Cameras) -> Seen:
+        seen = guide(views)
+        to_the_right = torch.tensor([offsets(cameras, 0, pose, 2.0)[0] > 1 for pose in views.camera_to_worlds])
+        seen.depth[to_the_right] = 0.1
+        return seen
+
+    pool = plan(cameras[:1], render, TrajectoryConfig(erosion=1, radius_scales=(1.0,), keep=(20,)), torch.Generator())
+    assert not pool.is_empty
+    assert max(t.azimuth for t in pool.trajectories) <= 0
+
+
+def test_input_view_without_depth_at_its_centre_is_skipped():
+    cameras = make_cameras()
+    guide = FakeGuide(cameras)
+
+    def render(views: Cameras) -> Seen:
+        seen = guide(views)
+        blind = (views.camera_to_worlds - cameras.camera_to_worlds[0]).abs().amax(dim=(1, 2)) < 1e-6
+        seen.opacity[blind, 12:18, 17:24] = 0.0
+        return seen
+
+    pool = plan(cameras, render, TrajectoryConfig(erosion=1), torch.Generator())
+    assert {t.view for t in pool.trajectories} == {1}
+
+
+def test_centre_depth_is_a_median_of_known_pixels():
+    cameras = make_cameras(1)
+
+    def render(views: Cameras) -> Seen:
+        opacity = torch.ones(len(views), 30, 40, 1)
+        opacity[:, :, :3] = 0.0
+        depth = torch.full_like(opacity, 2.0)
+        depth[:, 15, 20] = 500.0  # one stray pixel at the very centre
+        depth[:, 14], opacity[:, 14] = float("nan"), 0.0
+        return Seen(opacity, depth)
+
+    pool = plan(cameras, render, TrajectoryConfig(radius_scales=(1.0,), keep=(1,)), torch.Generator())
+    assert pool.trajectories[0].radius == pytest.approx(2.0)
+
+
+def test_planning_renders_at_most_at_the_plan_resolution():
+    cameras = make_cameras()
+    guide = FakeGuide(cameras)
+    plan(cameras, guide, TrajectoryConfig(plan_resolution=20), torch.Generator())
+    assert guide.sizes == {(15, 20)}
+    assert (int(cameras.height[0]), int(cameras.width[0])) == (30, 40)
+
+
+def test_random_strategy_draws_the_same_number_blindly_and_by_seed():
+    config = TrajectoryConfig(strategy="random", erosion=1)
+    names = [[t.name for t in make_plan(config, seed)[0].trajectories] for seed in (0, 0, 1)]
+    assert names[0] == names[1] != names[2]
+    assert len(set(names[0])) == 12
+    fractions = [t.hole_fraction for seed in range(4) for t in make_plan(config, seed)[0].trajectories]
+    assert min(fractions) < 3 / 40  # the planned ones all have 3 / 40
+
+
+def test_number_of_frames_can_be_overridden():
+    cameras = make_cameras()
+    pool = plan(cameras, FakeGuide(cameras), TrajectoryConfig(erosion=1), torch.Generator(), num_frames=7)
+    assert {len(t.cameras) for t in pool.trajectories} == {7}
+
+
+def test_names_are_unique():
+    pool, _ = make_plan()
+    assert len({t.name for t in pool.trajectories}) == len(pool) == 12
+
+
+def test_draws_come_in_shuffled_rounds_of_views_and_of_trajectories():
+    pool, _ = make_plan()
+    generator = torch.Generator().manual_seed(0)
+    drawn = [pool.draw(generator) for _ in range(24)]
+    for start in range(0, 24, 2):
+        assert {t.view for t in drawn[start : start + 2]} == {0, 1}
+    for view in range(2):
+        names = [t.name for t in drawn if t.view == view]
+        assert set(names[:6]) == set(names[6:]) == {t.name for t in pool.trajectories if t.view == view}
+        assert names[:6] != names[6:]
+    assert len({tuple(t.view for t in drawn[start : start + 2]) for start in range(0, 24, 2)}) == 2
+
+
+def test_restored_pool_has_the_same_cameras_and_draws():
+    pool, cameras = make_plan()
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        pool.draw(generator)
+    file = io.BytesIO()
+    torch.save({"pool": pool.state_dict(), "generator": generator.get_state()}, file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    restored, restored_generator = TrajectoryPool(), torch.Generator()
+    restored.load_state_dict(state["pool"], cameras)
+    restored_generator.set_state(state["generator"])
+    for before, after in zip(pool.trajectories, restored.trajectories, strict=True):
+        assert (before.name, before.hole_fraction) == (after.name, after.hole_fraction)
+        assert torch.equal(before.cameras.camera_to_worlds, after.cameras.camera_to_worlds)
+    for _ in range(20):
+        assert pool.draw(generator).name == restored.draw(restored_generator).name
+
+
+def test_restoring_with_fewer_input_views_says_so():
+    pool, cameras = make_plan()
+    with pytest.raises(ValueError, match="only 1 input views"):
+        TrajectoryPool().load_state_dict(pool.state_dict(), cameras[:1])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"keep": (1, 2)}, "2 numbers for 3 radius_scales"),
+        ({"erosion": 4}, "odd number"),
+        ({"radius_scales": (1.0, 0.0), "keep": (1, 1)}, "positive"),
+        ({"num_frames": 1}, "at least 2"),
+        ({"plan_resolution": 0}, "at least 1 pixel"),
+    ],
+)
+def test_config_refuses_nonsense(fields: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        TrajectoryConfig(**fields)

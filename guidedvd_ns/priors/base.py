@@ -1,0 +1,147 @@
+"""`VideoPrior`: the one interface that a video diffusion model must meet to complete scenes.
+
+It holds what guided sampling needs and nothing else, whatever the model's parameterisation (eps, v, flow) and latent
+layout. Images at this border are float `[L, H, W, C]` in [0, 1]; what latents look like is the prior's own business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+Reconstruction = Literal["l1", "l2"]
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How a prior wants to be sampled; every prior brings its own values in its configuration file.
+
+    Raises:
+        ValueError: where a value lies outside its range.
+    """
+
+    num_frames: int
+    """Length of a sequence."""
+    height: int
+    """Height in pixels at which it samples, a multiple of the prior's `size_multiple`."""
+    width: int
+    """Width in pixels at which it samples, a multiple of the prior's `size_multiple`."""
+    num_steps: int
+    """Denoising steps of a sequence."""
+    eta: float = 1.0
+    """Share of fresh noise in every step: 0 is deterministic DDIM, 1 ancestral sampling."""
+    cfg_scale: float = 1.0
+    """Classifier-free guidance scale w; at 1 the unconditional pass is left out."""
+    guidance_rescale: float = 0.0
+    """How far the standard deviation of the classifier-free guided output is drawn back to the conditional one's."""
+    guidance_factor: float = 0.2
+    """Strength of scene-grounding guidance, the factor of rho (method.md, stage 3.4)."""
+    reconstruction: Reconstruction = "l1"
+    """Distance between decoded frame and guide: mean absolute difference, or the authors' squared error per frame."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "height", "width", "num_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` of the sampler settings must be at least 1 but is {getattr(self, name)}.")
+        for name in ("eta", "guidance_rescale"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` of the sampler settings must lie in [0, 1] but is {getattr(self, name)}.")
+        for name in ("cfg_scale", "guidance_factor"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` of the sampler settings must not be negative but is {getattr(self, name)}.")
+        if self.reconstruction not in get_args(Reconstruction):
+            choices = " or ".join(get_args(Reconstruction))
+            raise ValueError(
+                f"`reconstruction` of the sampler settings must be {choices} but is {self.reconstruction}."
+            )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the prior says about a noisy latent at one time step."""
+
+    x0: Tensor
+    """Estimate of the clean latent, as `VideoPrior.decode` takes it; differentiable in the noisy latent."""
+    direction: Tensor
+    """What else the sampler's step needs (for DDIM the estimate of the noise), shaped like `x0`."""
+    guidance_length: Tensor
+    """Scalar without gradient: the rms length that a guidance step is measured against.
+
+    w * rms(e_cond - e_uncond) under classifier-free guidance (method.md, stage 3.4), else what the prior documents.
+    """
+
+
+class VideoPrior(ABC):
+    """A video diffusion model that completes the frames of a camera trajectory."""
+
+    settings: SamplerSettings
+    size_multiple: int
+    """Heights and widths that are sampled must be multiples of this."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Floating point type that the network computes in."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the network lies, and all tensors that go in and come out."""
+
+    @abstractmethod
+    def condition(
+        self,
+        frames: Tensor,  # [L, H, W, 3] in [0, 1]
+        known: Tensor,  # [L, H, W, 1] bool, or float in [0, 1]
+        reference: Tensor,  # [H', W', 3] in [0, 1], the photograph at the first frame's pose
+        generator: torch.Generator | None,
+    ) -> Any:
+        """Encode what is known of a sequence; the result is opaque and goes to `predict` at every step."""
+
+    @abstractmethod
+    def timesteps(self, num_steps: int) -> list[int]:
+        """The time steps of a run, noisiest first; `predict` and `step` take those of the latest call."""
+
+    @abstractmethod
+    def initial_noise(self, generator: torch.Generator | None, height: int, width: int, num_frames: int) -> Tensor:
+        """The latent that sampling starts from, for frames of `height` x `width` pixels."""
+
+    @abstractmethod
+    def predict(
+        self,
+        x_t: Tensor,
+        t: int,
+        conditioning: Any,
+    ) -> Prediction:
+        """Run the denoiser; the result is differentiable in `x_t` where that requires a gradient."""
+
+    @abstractmethod
+    def step(
+        self,
+        x_t: Tensor,
+        t: int,
+        prediction: Prediction,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """The sampler's own update to the previous time step, without gradient."""
+
+    @abstractmethod
+    def renoise(
+        self,
+        x_prev: Tensor,
+        t: int,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Noise the result of `step` up to time step t again, to repeat the step ("time travel")."""
+
+    @abstractmethod
+    def decode(
+        self,
+        latents: Tensor,
+        frame_slice: slice,
+    ) -> Tensor:  # [l, H, W, 3]
+        """Frames of the slice, [0, 1] being black to white (not clamped); differentiable in `latents`."""

@@ -1,0 +1,110 @@
+"""Generated sequences and the views drawn from them: the newest one, and a store of all times (local sampling)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from guidedvd_ns.trajectories import Trajectory
+
+
+@dataclass(frozen=True)
+class SequenceScores:
+    """How far a sequence can be trusted; scored where the guide knows the scene."""
+
+    agreement: float  # PSNR in dB between guide and result on known pixels
+    hole_fraction: float  # in [0, 1], share of hole pixels
+    flicker: float  # mean absolute frame-to-frame change on known pixels that the guide does not show
+
+
+@dataclass(frozen=True)
+class GeneratedSequence:
+    """What the prior imagined along a trajectory."""
+
+    number: int  # order of generation, from 0
+    trajectory: Trajectory
+    frames: Tensor  # [L, h, w, 3] at the prior's resolution, in [0, 1]; frame 0 is the input view
+    guide: Tensor  # [L, h, w, 3], the guide's renders at the same size
+    known: Tensor  # [L, h, w, 1], bool
+    scores: SequenceScores
+    seconds: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class GeneratedView:
+    """One generated frame and the camera that it was imagined for, at the input view's resolution."""
+
+    camera: Cameras  # [1]
+    frame: Tensor  # [h, w, 3], in [0, 1]
+
+
+class SequenceStore:
+    """Draws the generated view of a training step.
+
+    With probability `1 - all_time_probability` (eta of the paper) it comes from the newest sequence, else from a store
+    that keeps a random `keep_fraction` of the frames of every sequence. Without local sampling, every frame of every
+    sequence is equally likely. Frame 0 of a sequence, the input pose, is never drawn.
+    """
+
+    def __init__(
+        self, *, all_time_probability: float = 0.5, keep_fraction: float = 0.2, local_sampling: bool = True
+    ) -> None:
+        self.all_time_probability = all_time_probability
+        self.keep_fraction = keep_fraction
+        self.local_sampling = local_sampling
+        self._sequences: dict[int, tuple[Cameras, Tensor]] = {}
+        self._stored: list[tuple[int, int]] = []
+        self._newest: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def add(self, number: int, cameras: Cameras, frames: Tensor, generator: torch.Generator) -> None:
+        """Take in the kept sequence `number`, with cameras [L] and frames [L, h, w, 3]."""
+        count = max(1, round(self.keep_fraction * (len(frames) - 1)))
+        chosen = torch.randperm(len(frames) - 1, generator=generator)[:count] + 1
+        self._insert(number, cameras, frames, [(number, int(frame)) for frame in chosen])
+
+    def _insert(self, number: int, cameras: Cameras, frames: Tensor, stored: list[tuple[int, int]]) -> None:
+        self._sequences[number] = (cameras, frames)
+        self._stored.extend(stored)
+        self._newest = number
+
+    def draw(self, generator: torch.Generator) -> GeneratedView:
+        """Draw one view.
+
+        Raises:
+            IndexError: if no sequence has been added.
+        """
+        if self._newest is None:
+            raise IndexError("no generated sequence to draw from")
+        if not self.local_sampling:
+            every = [(n, f) for n, (_, frames) in self._sequences.items() for f in range(1, len(frames))]
+            return self._view(*every[_randint(len(every), generator)])
+        if float(torch.rand((), generator=generator)) < self.all_time_probability:
+            return self._view(*self._stored[_randint(len(self._stored), generator)])
+        frames = self._sequences[self._newest][1]
+        return self._view(self._newest, 1 + _randint(len(frames) - 1, generator))
+
+    def _view(self, number: int, frame: int) -> GeneratedView:
+        cameras, frames = self._sequences[number]
+        return GeneratedView(camera=cameras[frame : frame + 1], frame=frames[frame])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which frames are stored; frames and cameras themselves are restored by whoever kept them."""
+        return {"numbers": list(self._sequences), "stored": [list(entry) for entry in self._stored]}
+
+    def restore(self, state: dict[str, Any], sequences: dict[int, tuple[Cameras, Tensor]]) -> None:
+        """Rebuild the store from `state_dict()` and the sequences' cameras and frames; lost sequences are left out."""
+        for number in state["numbers"]:
+            if number in sequences:
+                self._insert(number, *sequences[number], [(n, f) for n, f in state["stored"] if n == number])
+
+
+def _randint(high: int, generator: torch.Generator) -> int:
+    return int(torch.randint(high, (), generator=generator))

@@ -145,3 +145,8 @@ class VideoPrior(ABC):
         frame_slice: slice,
     ) -> Tensor:  # [l, H, W, 3]
         """Frames of the slice, [0, 1] being black to white (not clamped); differentiable in `latents`."""
+
+
+def rms(tensor: Tensor) -> Tensor:
+    """Root mean square over all elements, the length that guidance is measured in; a scalar."""
+    return tensor.float().square().mean().sqrt()

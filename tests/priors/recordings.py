@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors.torch import load_file
 
+from guidedvd_ns.priors.base import SamplerSettings
 from guidedvd_ns.priors.viewcrafter.keys import original_to_ours
+from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
+from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
 from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
 
 
@@ -44,3 +49,53 @@ def original_unet() -> ViewCrafterUNet:
         weights[name] = weights[name].squeeze(-1)
     unet.load_state_dict(weights)
     return unet.eval().requires_grad_(False)
+
+
+def original_vae() -> AutoencoderKL:
+    params = json.loads((viewcrafter_fixtures() / "vae.json").read_text())
+    layout = params["ddconfig"]
+    widths = [layout["ch"] * mult for mult in layout["ch_mult"]]
+    vae = AutoencoderKL(
+        latent_channels=layout["z_channels"],
+        block_out_channels=widths,
+        layers_per_block=layout["num_res_blocks"],
+        down_block_types=["DownEncoderBlock2D"] * len(widths),
+        up_block_types=["UpDecoderBlock2D"] * len(widths),
+        scaling_factor=params["scale_factor"],
+    )
+    weights = {f"first_stage_model.{key}": value for key, value in fixture_tensors("vae.weights").items()}
+    vae.load_state_dict(convert_ldm_vae_checkpoint(weights, vae.config))
+    return vae.eval().requires_grad_(False)
+
+
+class RecordedPrior(ViewCrafterPrior):
+    """The original tiny networks, with the recorded tokens in place of encoders and recorded noise in turn."""
+
+    def __init__(self, *, cfg_scale: float = 7.5):
+        self.recorded = fixture_tensors("guided_ddim")
+        contexts = (self.recorded["cond/context"], self.recorded["cond/context_uncond"])
+        self.noise: list[torch.Tensor] = []
+        settings = SamplerSettings(
+            num_frames=3,
+            height=24,
+            width=32,
+            num_steps=4,
+            cfg_scale=cfg_scale,
+            guidance_rescale=0.7,
+            guidance_factor=0.2,
+            reconstruction="l2",
+        )
+        super().__init__(
+            original_unet(),
+            original_vae(),
+            ViewCrafterScheduler(),
+            settings,
+            known_mask_channel=False,
+            sample_posterior=True,
+            context_encoder=lambda _photograph: contexts,
+        )
+
+    def _noise(self, shape, generator):
+        noise = self.noise.pop(0)
+        assert noise.shape == shape
+        return noise

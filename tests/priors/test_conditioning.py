@@ -1,0 +1,63 @@
+"""What the network is told: black holes, the photograph first, known shares, and the order of the channels."""
+
+import torch
+from tiny import tiny_prior
+
+from guidedvd_ns.priors.viewcrafter.conditioning import condition_frames, encode_frames, known_share, network_input
+
+
+def test_holes_are_black_and_frame_0_is_the_photograph():
+    frames, reference = torch.rand(3, 4, 6, 3), torch.rand(4, 6, 3)
+    known = torch.rand(3, 4, 6, 1) > 0.5
+    shown, shown_known = condition_frames(frames, known, reference)
+    torch.testing.assert_close(shown[0], reference)
+    assert shown_known[0].min() == 1
+    assert torch.equal(shown[1:], torch.where(known, frames, torch.zeros(()))[1:])
+    assert torch.equal(shown_known[1:], known[1:].float())
+
+
+def test_a_batch_is_conditioned_like_its_sequences():
+    frames, reference = torch.rand(2, 3, 4, 6, 3), torch.rand(2, 8, 12, 3)
+    known = (torch.rand(2, 3, 4, 6, 1) > 0.5).float()
+    together = condition_frames(frames, known, reference)
+    for index in range(2):
+        alone = condition_frames(frames[index], known[index], reference[index])
+        for one, all_ in zip(alone, together, strict=True):
+            torch.testing.assert_close(one, all_[index])
+
+
+def test_a_larger_photograph_is_averaged_down():
+    stripes = torch.zeros(16, 16, 3)
+    stripes[:, ::2] = 1
+    shown, _ = condition_frames(torch.zeros(1, 4, 4, 3), torch.zeros(1, 4, 4, 1), stripes)
+    assert (shown[0, :, 1:-1] - 0.5).abs().max() < 0.05
+
+
+def test_known_share_is_the_mean_over_the_latent_pixel():
+    known = torch.zeros(1, 2, 4, 4, 1)
+    known[0, 1, :2, :2] = 1
+    known[0, 1, 2, 2] = 1
+    share = known_share(known, (2, 2))
+    assert share.shape == (1, 1, 2, 2, 2)
+    assert torch.equal(share[0, 0], torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.25]]]))
+
+
+def test_channels_are_noisy_latent_then_condition_then_mask():
+    x_t, z, known = torch.full((1, 2, 1, 1, 1), 1.0), torch.full((1, 3, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1, 1), 3.0)
+    assert network_input(x_t, z, known).flatten().tolist() == [1, 1, 2, 2, 2, 3]
+    assert network_input(x_t, z, None).flatten().tolist() == [1, 1, 2, 2, 2]
+
+
+@torch.no_grad()
+def test_encoding_is_per_frame_scaled_and_seeded():
+    vae, frames = tiny_prior().vae, torch.rand(3, 8, 8, 3)
+    mode = encode_frames(vae, frames, sample_posterior=False)
+    torch.testing.assert_close(mode, encode_frames(vae, frames, sample_posterior=False, frames_per_batch=1))
+    expected = 0.5 * vae.encode(2 * frames.movedim(-1, 1) - 1).latent_dist.mean
+    torch.testing.assert_close(mode, expected)
+    samples = [
+        encode_frames(vae, frames, sample_posterior=True, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(samples[0], samples[1])
+    assert not torch.allclose(samples[0], samples[2]) and not torch.allclose(samples[0], mode)

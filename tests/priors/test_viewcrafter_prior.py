@@ -1,0 +1,164 @@
+"""ViewCrafterPrior against the recorded run of the original, and as a tiny prior of the bundled kind."""
+
+import json
+
+import pytest
+import torch
+from recordings import RecordedPrior, fixture_tensors, original_vae, relative_error
+from tiny import tiny_prior
+
+from guidedvd_ns.priors import load_prior
+from guidedvd_ns.priors.base import rms
+from guidedvd_ns.priors.viewcrafter.conditioning import Conditioning
+from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
+
+
+@pytest.fixture(scope="module")
+def recorded_prior() -> RecordedPrior:
+    return RecordedPrior()
+
+
+@pytest.fixture
+def conditioning(recorded_prior) -> Conditioning:
+    names = ("cond/z_concat", "cond/context", "cond/context_uncond")
+    z, context, unconditional = (recorded_prior.recorded[name] for name in names)
+    return Conditioning(z=z, known=None, context=context, unconditional_context=unconditional)
+
+
+def test_vae_matches_the_original():
+    vae, recorded = original_vae(), fixture_tensors("vae.io")
+    posterior = vae.encode(recorded["x"]).latent_dist
+    assert relative_error(posterior.mean, recorded["mean"]) < 1e-5
+    assert relative_error(posterior.mean + posterior.std * recorded["noise"], recorded["sample"]) < 1e-5
+    assert relative_error(vae.decode(recorded["z"]).sample, recorded["dec"]) < 1e-5
+
+
+def test_conditioning_matches_the_original(recorded_prior, monkeypatch):
+    recorded = recorded_prior.recorded
+    monkeypatch.setattr(
+        "diffusers.models.autoencoders.vae.randn_tensor", lambda *_args, **_kwargs: recorded["cond/vae_noise"]
+    )
+    frames = recorded["cond/frames"]
+    conditioning = recorded_prior.condition(frames, torch.ones(3, 24, 32, 1), frames[0])
+    assert relative_error(conditioning.z, recorded["cond/z_concat"]) < 1e-5
+
+
+def test_decoding_and_its_gradient_match_the_original(recorded_prior):
+    recorded = fixture_tensors("vae.io")
+    latents = recorded["video/z_scaled"].clone().requires_grad_(True)
+    frames = torch.cat([recorded_prior.decode(latents, slice(k, k + 1)) for k in range(2)])
+    decoded = 2 * frames.movedim(-1, 1) - 1
+    assert relative_error(decoded, recorded["video/dec"][0].transpose(0, 1)) < 1e-5
+    (grad,) = torch.autograd.grad((decoded * recorded["video/R"][0].transpose(0, 1)).sum(), latents)
+    assert relative_error(grad, recorded["video/grad_z_scaled"]) < 1e-5
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_every_step_matches_the_original(recorded_prior, conditioning, index):
+    recorded = recorded_prior.recorded
+    step = {
+        name.rpartition("/")[2]: value for name, value in recorded.items() if f"guided_r1/step{index}/rep0/" in name
+    }
+    t = recorded_prior.timesteps(4)[index]
+    assert t == step["timestep"].item()
+    x_t = step["x_in"].clone().requires_grad_(True)
+    prediction = recorded_prior.predict(x_t, t, conditioning)
+    assert relative_error(prediction.x0, step["pred_x0"]) < 1e-4
+    assert relative_error(prediction.direction, step["eps"]) < 1e-4
+    expected_length = 7.5 * rms(step["v_cond"] - step["v_uncond"])
+    assert prediction.guidance_length.item() == pytest.approx(expected_length.item(), rel=1e-4)
+    (grad,) = torch.autograd.grad(prediction.x0, x_t, step["grad_x0"])
+    assert relative_error(grad, step["grad_x"]) < 1e-3
+    recorded_prior.noise = [recorded["noise/ancestral"][index, 0]]
+    assert relative_error(recorded_prior.step(x_t, t, prediction, None), step["x_prev_unguided"]) < 1e-4
+    # At the noisiest step nothing of x is kept, and the noise is all there is.
+    recorded_prior.noise = [recorded["noise/timetravel"][index, 0]]
+    assert relative_error(recorded_prior.renoise(step["x_prev"], t, None), step["x_timetravel"]) < 1e-4
+
+
+def test_one_pass_measures_guidance_by_the_noiseless_update():
+    prior = tiny_prior()
+    frames = torch.rand(3, 16, 24, 3)
+    conditioning = prior.condition(frames, torch.ones(3, 16, 24, 1), frames[0])
+    x_t = prior.initial_noise(torch.Generator().manual_seed(0), 16, 24, 3).requires_grad_(True)
+    t = prior.timesteps(5)[2]
+    calls = []
+    handle = prior.unet.register_forward_hook(lambda _module, args, _output: calls.append(args[0].shape[0]))
+    prediction = prior.predict(x_t, t, conditioning)
+    handle.remove()
+    assert calls == [1]
+    update = prior.scheduler.update(prediction.x0, prediction.direction, t) - x_t
+    assert prediction.guidance_length.item() == pytest.approx(rms(update).item())
+    assert not prediction.guidance_length.requires_grad and prediction.x0.requires_grad
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in prior.unet.parameters())
+
+
+def test_prediction_is_differentiated_correctly():
+    prior = tiny_prior()
+    prior.unet.double()
+    prior.vae.double()
+    frames = torch.rand(2, 8, 8, 3)
+    conditioning = prior.condition(frames, torch.ones(2, 8, 8, 1), frames[0])
+    x_t = prior.initial_noise(torch.Generator().manual_seed(0), 8, 8, 2).double().requires_grad_(True)
+    t, direction = prior.timesteps(5)[2], torch.randn_like(x_t)
+
+    def value(x: torch.Tensor) -> torch.Tensor:
+        x0 = prior.predict(x, t, conditioning).x0
+        return prior.decode(x0, slice(0, 2)).square().sum().double()
+
+    (grad,) = torch.autograd.grad(value(x_t), x_t)
+    with torch.no_grad():
+        slope = (value(x_t + 1e-2 * direction) - value(x_t - 1e-2 * direction)) / 2e-2
+    assert (grad * direction).sum().item() == pytest.approx(slope.item(), rel=1e-2)
+
+
+def test_saved_prior_loads_again_and_leaves_nothing_behind(tmp_path):
+    prior, folder = tiny_prior(eta=0.5), tmp_path / "prior"
+    for _ in range(2):
+        prior.save_pretrained(folder, max_shard_size="200KB")
+    assert [path.name for path in tmp_path.iterdir()] == ["prior"]
+    loaded = load_prior(folder, "cpu")
+    assert isinstance(loaded, ViewCrafterPrior)
+    assert loaded.settings == prior.settings and loaded.known_mask_channel and not loaded.sample_posterior
+    assert (loaded.size_multiple, loaded.dtype, loaded.device.type) == (4, torch.float32, "cpu")
+    frames = torch.rand(3, 16, 24, 3)
+    results = []
+    for one in (prior, loaded):
+        conditioning = one.condition(frames, torch.ones(3, 16, 24, 1), frames[0])
+        t = one.timesteps(3)[1]
+        x_t = one.initial_noise(torch.Generator().manual_seed(0), 16, 24, 3)
+        results.append(one.decode(one.predict(x_t, t, conditioning).x0, slice(0, 3)))
+    assert torch.equal(*results)
+    assert load_prior(folder, "cpu", torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_missing_and_foreign_priors_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no prior 'viewcrafter'.*bundled"):
+        load_prior("viewcrafter", "cpu")
+    with pytest.raises(FileNotFoundError, match="model_index.json"):
+        load_prior(tmp_path, "cpu")
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(ValueError, match="StableDiffusionPipeline"):
+        load_prior(tmp_path, "cpu")
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "ViewCrafterPrior"}))
+    with pytest.raises(FileNotFoundError, match="no prior.json"):
+        load_prior(tmp_path, "cpu")
+
+
+def test_bad_inputs_are_named_with_their_shape():
+    prior = tiny_prior()
+    frames, known, photograph = torch.rand(3, 16, 24, 3), torch.ones(3, 16, 24, 1), torch.rand(16, 24, 3)
+    with pytest.raises(ValueError, match=r"`frames`.*\(3, 16, 24, 4\)"):
+        prior.condition(torch.rand(3, 16, 24, 4), known, photograph)
+    with pytest.raises(ValueError, match=r"`known`.*\(3, 16, 24\)"):
+        prior.condition(frames, known[..., 0], photograph)
+    with pytest.raises(ValueError, match=r"`reference`.*\(1, 16, 24, 3\)"):
+        prior.condition(frames, known, photograph[None])
+    with pytest.raises(ValueError, match="width.*multiple of 4.*22"):
+        prior.condition(frames[:, :, :22], known[:, :, :22], photograph)
+    with pytest.raises(ValueError, match="height.*18"):
+        prior.initial_noise(None, 18, 24, 3)
+    with pytest.raises(ValueError, match="cfg_scale.*7.5"):
+        tiny_prior(cfg_scale=7.5)
+    with pytest.raises(ValueError, match="height.*17"):
+        tiny_prior(height=17)

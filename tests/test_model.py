@@ -1,0 +1,201 @@
+"""The model: colours, outputs, losses, densification from two views, and loading without losing the optimizers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nerfstudio.data.scene_box import SceneBox
+
+from guidedvd_ns.gaussians import PARAMETER_NAMES
+from guidedvd_ns.guide import Guide
+from guidedvd_ns.model import GuidedVDSplatModel, GuidedVDSplatModelConfig
+from guidedvd_ns.schedule import Schedule
+from tests.scenes import cameras, wall
+
+
+def _model(num_points: int = 60, **options) -> GuidedVDSplatModel:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(num_points, 3, generator=generator) - torch.tensor([0.5, 0.5, 2.5])
+    colours = torch.randint(0, 256, (num_points, 3), generator=generator, dtype=torch.uint8)
+    model = GuidedVDSplatModelConfig(perceptual="none", **options).setup(
+        scene_box=SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])),
+        num_train_data=2,
+        metadata={},
+        seed_points=(points, colours),
+    )
+    model.follow(Schedule(guide_steps=10, scene_steps=1000), scene_extent=1.0)
+    return model
+
+
+def _optimizers(model: GuidedVDSplatModel) -> dict[str, torch.optim.Optimizer]:
+    model.optimizers = {name: torch.optim.Adam([model.gauss_params[name]], lr=1e-2) for name in PARAMETER_NAMES}
+    return model.optimizers
+
+
+def _train_step(model: GuidedVDSplatModel, step: int, views: int = 2) -> None:
+    model.step = step
+    loss = torch.zeros(())
+    for index in range(views):
+        loss = loss + (model.get_outputs(cameras(2)[index : index + 1])["rgb"] - 0.5).square().mean()
+    loss.backward()
+    model.step_post_backward(step)
+
+
+@pytest.mark.parametrize("sh_degree", [0, 3])
+def test_seed_colours_are_kept_to_half_a_grey_level(sh_degree: int):
+    model = _model(sh_degree=sh_degree)
+    colours = (model.colors * 255).detach()
+    assert (colours - model.seed_points[1].float()).abs().max() <= 0.51
+    assert torch.isfinite(model.features_dc).all()
+
+
+def test_black_and_white_seeds_can_still_learn():
+    model = _model()
+    model.seed_points[1][:30], model.seed_points[1][30:] = 0, 255
+    model.populate_modules()
+    slope = model.colors * (1 - model.colors)
+    assert slope.min() > 1e-3
+
+
+def test_initial_opacity_is_a_tenth():
+    assert torch.sigmoid(_model().opacities).allclose(torch.tensor(0.1))
+
+
+def test_no_lpips_network_hides_in_the_module_tree():
+    model = _model()
+    assert model.lpips is None
+    parameters = {f"gauss_params.{name}" for name in PARAMETER_NAMES}
+    assert set(model.state_dict()) == parameters | {"device_indicator_param"}
+
+
+def test_guide_shows_only_in_eval_mode_and_only_when_fitted():
+    model = _model().eval()
+    with torch.no_grad():
+        assert {"rgb", "depth", "accumulation", "background"} == set(model.get_outputs(cameras()))
+        guide = Guide()
+        guide.adopt(wall(), sh_degree=0)
+        model.__dict__["guide"] = guide
+        outputs = model.get_outputs(cameras())
+    assert outputs["background"].shape == (24, 32, 3) and outputs["depth"].shape == (24, 32, 1)
+    assert torch.equal(outputs["guide_opacity"], guide.render(cameras()).opacity[0])
+    assert torch.equal(outputs["hole"].bool(), outputs["guide_opacity"] < 0.9)
+    assert 0.3 < outputs["hole"].mean() < 0.7
+    _optimizers(model.train())
+    assert "hole" not in model.get_outputs(cameras())
+
+
+def test_loading_another_number_of_gaussians_keeps_the_parameters_that_optimizers_hold():
+    model, other = _model(60), _model(75)
+    optimizers = _optimizers(model)
+    identities = {name: id(parameter) for name, parameter in model.gauss_params.items()}
+    model.load_state_dict(other.state_dict())
+    assert {name: id(parameter) for name, parameter in model.gauss_params.items()} == identities
+    assert torch.equal(model.means, other.means) and len(model.means) == 75
+    before = model.means.detach().clone()
+    model.get_outputs(cameras())["rgb"].sum().backward()
+    optimizers["means"].step()
+    assert (model.means - before).abs().max() > 0
+
+
+def test_old_parameter_names_load():
+    model, other = _model(60), _model(75)
+    state = {key.removeprefix("gauss_params."): value for key, value in other.state_dict().items()}
+    model.load_state_dict(state, strict=False)
+    assert torch.equal(model.means, other.means)
+
+
+def test_statistics_come_from_both_views_of_a_step():
+    model = _model()
+    _optimizers(model)
+    _train_step(model, step=11)
+    counts = model.strategy_state["count"]
+    assert counts.max() == 2
+    one = _model()
+    _optimizers(one)
+    _train_step(one, step=11, views=1)
+    assert one.strategy_state["count"].max() == 1
+    assert model.training_infos == []
+
+
+def test_guide_phase_keeps_its_points():
+    model = _model()
+    _optimizers(model)
+    for step in range(5):
+        _train_step(model, step)
+    assert model.strategy_state["count"] is None and len(model.means) == 60
+
+
+def test_opacity_is_not_reset_at_the_start_of_the_second_phase():
+    model = _model()
+    _optimizers(model)
+    _train_step(model, step=10)
+    assert torch.sigmoid(model.opacities).allclose(torch.tensor(0.1))
+
+
+def test_opacity_is_reset_while_there_is_time_to_recover():
+    model = _model(reset_recovery_steps=600)
+    _optimizers(model)
+    _train_step(model, step=10 + 300)
+    assert torch.sigmoid(model.opacities).max() <= 0.0101
+    late = _model(reset_recovery_steps=900)
+    _optimizers(late)
+    _train_step(late, step=10 + 300)
+    assert torch.sigmoid(late.opacities).min() > 0.05
+
+
+def test_densification_grows_where_the_gradient_is_high():
+    model = _model(densify_grad_thresh=0.0)
+    _optimizers(model)
+    _train_step(model, step=10 + 59)
+    assert len(model.means) == 60
+    _train_step(model, step=10 + 60)
+    assert len(model.means) > 60
+
+
+def test_restart_brings_the_initial_points_back():
+    model = _model()
+    optimizers = _optimizers(model)
+    initial = {name: parameter.detach().clone() for name, parameter in model.gauss_params.items()}
+    identity = id(model.means)
+    for step in range(3):
+        _train_step(model, step)
+        for optimizer in optimizers.values():
+            optimizer.step()
+    assert not torch.equal(model.means, initial["means"])
+    model.restart(optimizers)
+    assert all(torch.equal(model.gauss_params[name], initial[name]) for name in PARAMETER_NAMES)
+    assert id(model.means) == identity and not optimizers["means"].state
+
+
+def test_generated_l1_is_taken_at_the_priors_resolution():
+    rgb = torch.zeros(24, 32, 3)
+    rgb[::2] = 1.0  # stripes that vanish when averaged
+    frame = torch.full((12, 16, 3), 0.5)
+    coarse = _model().get_generated_loss_dict(rgb, frame)
+    assert coarse["generated_l1"].item() == pytest.approx(0.0, abs=1e-6)
+    fine = _model(generated_resolution="image").get_generated_loss_dict(rgb, frame)
+    assert fine["generated_l1"].item() == pytest.approx(0.1 * 0.5, abs=1e-6)
+
+
+def test_perceptual_term_enters_with_its_weight():
+    from guidedvd_ns.losses import perceptual_distance
+
+    model = _model()
+    model.config.perceptual = "st-lpips-alex"
+    rgb, frame = torch.rand(48, 64, 3), torch.rand(48, 64, 3)
+    losses = model.get_generated_loss_dict(rgb, frame)
+    expected = 0.01 * perceptual_distance("st-lpips-alex", "cpu")(rgb[None], frame[None])
+    assert losses["generated_perceptual"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_masked_pixels_give_no_gradient():
+    model = _model()
+    _optimizers(model)
+    outputs = model.get_outputs(cameras())
+    image = torch.rand(24, 32, 3)
+    mask = torch.zeros(24, 32, 1, dtype=torch.bool)
+    outputs["rgb"].retain_grad()
+    losses = model.get_loss_dict(outputs, {"image": image, "mask": mask})
+    sum(losses.values()).backward()
+    assert set(losses) == {"main_loss"}
+    assert outputs["rgb"].grad.abs().max() == 0

@@ -17,6 +17,7 @@ from torch import Tensor
 
 FRAME_RATE = 8
 ROWS = ("guide", "holes", "result")
+SHEET_COLUMNS = 8
 LABEL_HEIGHT = 12  # of Pillow's built-in font, in pixels
 
 
@@ -48,45 +49,34 @@ def write_evidence(
     Raises:
         ValueError: The three do not agree in length or size.
     """
-    columns = _columns(guide, known, result)
+    shown = _comparable(guide, known, result)
     folder.mkdir(parents=True, exist_ok=True)
-    frames = _to_bytes(torch.cat(columns, dim=2))
+    frames = _to_bytes(torch.cat(shown, dim=2))
     video = _write_mp4(folder / f"{name}.mp4", frames) or _write_webp(folder / f"{name}.webp", frames)
     sheet = folder / f"{name}.png"
-    indices = _evenly_spaced(len(guide), 8)
+    strips = torch.cat([image_strip(frames, SHEET_COLUMNS) for frames in shown], dim=0)
     with _replacing(sheet) as temporary:
-        _labelled(image_strip(guide, known, result), indices).save(temporary, format="PNG")
+        _labelled(strips, _evenly_spaced(len(guide), SHEET_COLUMNS)).save(temporary, format="PNG")
     return EvidencePaths(video, sheet)
 
 
 def image_strip(
-    guide: Tensor,  # [L, H, W, 3]
-    known: Tensor,  # [L, H, W, 1]
-    result: Tensor,  # [L, H, W, 3]
+    frames: Tensor,  # [L, H, W, 3]
     count: int = 8,
     max_width: int = 320,
-) -> Tensor:  # [3 * h, count * w, 3]
-    """Evenly spaced frames of a sequence as one image in [0, 1], rows guide, hole mask, result (for TensorBoard).
+) -> Tensor:  # [h, count * w, 3]
+    """Evenly spaced frames of a sequence side by side in one image, for TensorBoard and the contact sheet.
 
     Args:
-        guide: The guide's renders in [0, 1].
-        known: Where the guide knows the scene, bool or in [0, 1].
-        result: Generated frames in [0, 1].
+        frames: Colours in [0, 1].
         count: Frames shown, first and last among them; all where there are fewer.
         max_width: Wider frames are shrunk to this width in pixels.
-
-    Raises:
-        ValueError: The three do not agree in length or size.
     """
-    indices = _evenly_spaced(len(guide), count)
-    rows = []
-    for frames in _columns(guide, known, result):
-        tiles = frames[indices].movedim(-1, 1)
-        if tiles.shape[-1] > max_width:
-            height = max(1, round(tiles.shape[-2] * max_width / tiles.shape[-1]))
-            tiles = F.interpolate(tiles, size=(height, max_width), mode="area")
-        rows.append(torch.cat(list(tiles.movedim(1, -1)), dim=1))
-    return torch.cat(rows, dim=0)
+    tiles = frames[_evenly_spaced(len(frames), count)].movedim(-1, 1)
+    if tiles.shape[-1] > max_width:
+        height = max(1, round(tiles.shape[-2] * max_width / tiles.shape[-1]))
+        tiles = F.interpolate(tiles, size=(height, max_width), mode="area")
+    return torch.cat(list(tiles.movedim(1, -1)), dim=1)
 
 
 def frames_to_disk(folder: Path, frames: Tensor) -> None:  # frames: [L, H, W, 3]
@@ -120,7 +110,7 @@ def frames_from_disk(folder: Path) -> Tensor:  # [L, H, W, 3]
     return torch.from_numpy(frames).float() / 255
 
 
-def _columns(guide: Tensor, known: Tensor, result: Tensor) -> list[Tensor]:
+def _comparable(guide: Tensor, known: Tensor, result: Tensor) -> list[Tensor]:
     """Guide, hole mask and result as three colour images [L, H, W, 3] each, on the CPU."""
     if guide.shape != result.shape or known.shape != (*guide.shape[:3], 1):
         raise ValueError(
@@ -139,11 +129,11 @@ def _to_bytes(frames: Tensor) -> np.ndarray:  # [..., 3] in [0, 1] -> uint8
     return (frames.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def _labelled(strip: Tensor, indices: list[int]) -> Image.Image:
-    """The strip with the frames' numbers above its columns and the rows' names in its first tiles."""
-    height, width = strip.shape[0] // len(ROWS), strip.shape[1] // len(indices)
-    sheet = Image.new("RGB", (strip.shape[1], strip.shape[0] + LABEL_HEIGHT))
-    sheet.paste(Image.fromarray(_to_bytes(strip)), (0, LABEL_HEIGHT))
+def _labelled(strips: Tensor, indices: list[int]) -> Image.Image:
+    """The stacked strips with the frames' numbers above the columns and the rows' names in the first tiles."""
+    height, width = strips.shape[0] // len(ROWS), strips.shape[1] // len(indices)
+    sheet = Image.new("RGB", (strips.shape[1], strips.shape[0] + LABEL_HEIGHT))
+    sheet.paste(Image.fromarray(_to_bytes(strips)), (0, LABEL_HEIGHT))
     draw = ImageDraw.Draw(sheet)
     for column, index in enumerate(indices):
         draw.text((column * width + 2, 0), f"frame {index}" if width > 50 else f"{index}")

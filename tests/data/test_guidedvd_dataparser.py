@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -205,6 +206,29 @@ def test_distorted_views_leave_as_pinholes_of_their_images_sizes(tmp_path: Path,
         height, width = int(outputs.cameras.height[index]), int(outputs.cameras.width[index])
         assert dataset[index]["image"].shape == (height, width, 3)
     assert sorted(path.name for path in tree.folder.iterdir()) == ["images", "transforms.json"]
+
+
+@pytest.mark.parametrize("lens", LENSES)
+def test_a_known_point_is_imaged_where_the_parsed_camera_projects_it(tmp_path: Path, lens: str) -> None:
+    tree = Tree(tmp_path / "scene", size=(60, 40), focal=50.0, names=["a.png", "b.png"], extra=LENSES[lens])
+    tree.write_transforms()
+    matrix = np.array([[50.0, 0, 29.5], [0, 50.0, 19.5], [0, 0, 1]])
+    k = [LENSES[lens].get(name, 0.0) for name in ("k1", "k2", "p1", "p2", "k3")]
+    if lens == "OPENCV_FISHEYE":
+        k = [LENSES[lens][name] for name in ("k1", "k2", "k3", "k4")]
+    project_lens = cv2.fisheye.projectPoints if lens == "OPENCV_FISHEYE" else cv2.projectPoints
+    y, x = np.mgrid[:40, :60]
+    for name, pose in zip(tree.names, tree.poses, strict=True):
+        local = (POINTS[:1] - pose[:3, 3]) @ pose[:3, :3] * [1, -1, -1]
+        (u, v) = project_lens(local[:, None], np.zeros(3), np.zeros(3), matrix, np.array(k))[0].ravel()
+        blob = 250 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * 1.5**2))
+        Image.fromarray(blob.astype(np.uint8)).save(tree.folder / "images" / name)
+    outputs = parse(tree.folder)
+    for index in range(2):
+        image = InputDataset(outputs)[index]["image"][..., 0].numpy()
+        rows, columns = np.mgrid[: image.shape[0], : image.shape[1]] + 0.5
+        found = np.array([(image * columns).sum(), (image * rows).sum()]) / image.sum()
+        np.testing.assert_allclose(found, projections(outputs, index, to_scene(outputs, POINTS[:1]))[0], atol=0.2)
 
 
 def test_colmap_lens_equals_the_same_lens_in_transforms_json(tmp_path: Path) -> None:

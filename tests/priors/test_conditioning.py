@@ -1,9 +1,9 @@
 """What the network is told: black holes, the photograph first, known shares, and the order of the channels."""
 
 import torch
-from tiny import tiny_prior
 
 from guidedvd_ns.priors.viewcrafter.conditioning import condition_frames, encode_frames, known_share, network_input
+from tests.priors.tiny import tiny_prior
 
 
 def test_holes_are_black_and_frame_0_is_the_photograph():

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from recordings import fixture_tensors
 
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
+from tests.priors.recordings import fixture_tensors
 
 
 def test_buffers_match_the_original():

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from recordings import fixture_tensors, original_unet, relative_error, viewcrafter_fixtures
 from torch import nn
 
 from guidedvd_ns.priors.viewcrafter.keys import original_to_ours
 from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
+from tests.priors.recordings import fixture_tensors, original_unet, relative_error, viewcrafter_fixtures
 
 TINY = dict(model_channels=32, channel_mult=(1, 2), attention_resolutions=(2, 1), num_head_channels=16, context_dim=32)
 

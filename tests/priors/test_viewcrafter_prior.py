@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from recordings import RecordedPrior, fixture_tensors, original_vae, relative_error
-from tiny import tiny_prior
 
 from guidedvd_ns.priors import load_prior
 from guidedvd_ns.priors.base import rms
 from guidedvd_ns.priors.viewcrafter.conditioning import Conditioning
 from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
+from tests.priors.recordings import RecordedPrior, fixture_tensors, original_vae, relative_error
+from tests.priors.tiny import tiny_prior
 
 
 @pytest.fixture(scope="module")

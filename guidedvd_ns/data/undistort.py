@@ -74,15 +74,12 @@ def _opencv_matrix(frame: Frame) -> np.ndarray:
 
 def _pinhole(frame: Frame) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """OpenCV's matrix of the undistorted image before it is cropped, and the crop (x, y, width, height)."""
-    matrix, coefficients, size = (
-        _opencv_matrix(frame),
-        np.array(frame.distortion, dtype=np.float64),
-        (frame.width, frame.height),
-    )
+    matrix, coefficients = _opencv_matrix(frame), np.array(frame.distortion, dtype=np.float64)
+    size = (frame.width, frame.height)
     if frame.lens == "fisheye":
         pinhole = cv2.fisheye.estimateNewCameraMatrixForUndistortRectify(
             matrix, coefficients, size, np.eye(3), balance=0
         )
-        return pinhole, (0, 0, frame.width, frame.height)
+        return pinhole, (0, 0, *size)
     pinhole, crop = cv2.getOptimalNewCameraMatrix(matrix, coefficients, size, 0)
     return pinhole, (crop[0], crop[1], crop[2], crop[3])

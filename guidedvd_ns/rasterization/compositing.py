@@ -1,0 +1,104 @@
+"""Front-to-back compositing on the CPU as a differentiable torch operation."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from guidedvd_ns.rasterization.tiles import TileBins
+
+MIN_TILES_PER_THREAD = 8
+SHARES_PER_THREAD = 8
+
+
+class Composite(torch.autograd.Function):
+    """Composite projected Gaussians over C images of H x W pixels, with a kernel for each direction."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means2d: Tensor,  # [C, N, 2]
+        conics: Tensor,  # [C, N, 3]
+        opacities: Tensor,  # [C, N]
+        features: Tensor,  # [C, N, 4]
+        bins: TileBins,
+        width: int,
+        height: int,
+        absgrad: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Accumulated features [C, H, W, 4] and opacity [C, H, W, 1].
+
+        With absgrad, the backward pass sets `means2d.absgrad` [C, N, 2]: the sum over pixels of the absolute values of
+        their gradients (Ye et al., "AbsGS", 2024).
+        """
+        from guidedvd_ns.rasterization import kernels
+
+        num_cameras = len(means2d)
+        image = torch.zeros(num_cameras, height, width, kernels.NUM_FEATURES)
+        transmittance = torch.ones(num_cameras, height, width)
+        last_pair = np.full((num_cameras, height, width), -1, dtype=np.int32)
+        _run_over_tiles(
+            kernels.composite,
+            len(bins.tile_starts) - 1,
+            *_flat_arrays(means2d, conics, opacities, features),
+            *(bins.gaussians, bins.tile_starts, bins.columns, bins.rows),
+            *(image.numpy(), transmittance.numpy(), last_pair),
+        )
+        ctx.save_for_backward(means2d, conics, opacities, features)
+        # Intermediate results, neither inputs nor outputs: autograd has no need to watch over them.
+        ctx.transmittance, ctx.last_pair, ctx.bins, ctx.absgrad = transmittance, last_pair, bins, absgrad
+        return image.to(means2d.device), (1.0 - transmittance)[..., None].to(means2d.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *output_gradients: Tensor) -> tuple[Any, ...]:
+        from guidedvd_ns.rasterization import kernels
+
+        image_gradient, opacity_gradient = output_gradients
+        means2d, conics, opacities, features = ctx.saved_tensors
+        bins: TileBins = ctx.bins
+        pair_gradients = np.zeros((len(bins.slots), kernels.NUM_GRADIENTS), dtype=np.float32)
+        gradients = torch.zeros(*opacities.shape, kernels.NUM_GRADIENTS)
+        _run_over_tiles(
+            kernels.composite_gradients,
+            len(bins.tile_starts) - 1,
+            *_flat_arrays(means2d, conics, opacities, features),
+            *(bins.gaussians, bins.tile_starts, bins.columns, bins.rows),
+            *(ctx.transmittance.numpy(), ctx.last_pair),
+            *(image_gradient.contiguous().cpu().numpy(), -opacity_gradient[..., 0].contiguous().cpu().numpy()),
+            *(bins.slots, pair_gradients),
+        )
+        kernels.sum_slots(
+            pair_gradients, bins.slot_gaussians, bins.slot_starts, gradients.view(-1, kernels.NUM_GRADIENTS).numpy()
+        )
+        xy, absolute_xy, conic, opacity, feature = gradients.to(means2d.device).split([2, 2, 3, 1, 4], dim=-1)
+        if ctx.absgrad:
+            means2d.absgrad = absolute_xy.contiguous()
+        return xy, conic, opacity[..., 0], feature, None, None, None, None
+
+
+def _flat_arrays(*tensors: Tensor) -> list[np.ndarray]:
+    """Tensors [C, N, ...] as contiguous arrays [C * N, ...]."""
+    return [tensor.detach().flatten(0, 1).contiguous().cpu().numpy() for tensor in tensors]
+
+
+def _run_over_tiles(kernel: Callable, num_tiles: int, *arguments: Any) -> None:
+    """Call kernel(first_tile, stop_tile, *arguments) for all tiles, on as many threads as torch uses.
+
+    Plain threads that take the next few tiles when they are free, and not Numba's `prange`: its equal shares leave
+    threads idle where Gaussians crowd in one part of the image, its compilation takes twice as long, and its fallback
+    threading layer aborts the process when training and viewer render at once.
+    """
+    num_threads = max(1, min(torch.get_num_threads(), num_tiles // MIN_TILES_PER_THREAD))
+    if num_threads == 1:
+        kernel(0, num_tiles, *arguments)
+        return
+    share = -(-num_tiles // (num_threads * SHARES_PER_THREAD))
+    with ThreadPoolExecutor(num_threads) as pool:
+        shares = [pool.submit(kernel, i, min(i + share, num_tiles), *arguments) for i in range(0, num_tiles, share)]
+    for done in shares:
+        done.result()

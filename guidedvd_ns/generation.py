@@ -1,0 +1,200 @@
+"""Making a sequence: the guide's view of a trajectory, guided sampling a step at a time, and whether to trust it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from guidedvd_ns.guide import Guide
+from guidedvd_ns.metrics import masked_psnr
+from guidedvd_ns.sequences import GeneratedSequence, SequenceScores
+from guidedvd_ns.trajectories import Trajectory
+
+if TYPE_CHECKING:
+    from guidedvd_ns.priors.base import VideoPrior
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """What a sequence is made with; `None` leaves a value to the prior."""
+
+    hole_threshold: float = 0.9
+    guided: bool = True
+    num_steps: int | None = None
+    guidance_factor: float | None = None
+    perceptual: str = "none"
+    perceptual_weight: float = 1e-4
+    min_agreement: float = 0.0
+
+
+@dataclass
+class _Job:
+    number: int
+    trajectory: Trajectory
+    target: Tensor
+    known: Tensor
+    sampler: Generator[Any, None, Tensor]
+    started: float
+    done_steps: int = 0
+
+
+class InlineGenerator:
+    """Generates on the device that trains, a denoising step whenever it is advanced, so that nobody waits for minutes.
+
+    The same calls can be served by a process on another GPU: whoever uses it only submits and polls.
+    """
+
+    def __init__(self, prior: VideoPrior, guide: Guide, settings: GenerationSettings, seed: int) -> None:
+        self.prior = prior
+        self.guide = guide
+        self.settings = settings
+        self.seed = seed
+        self._job: _Job | None = None
+        self._finished: GeneratedSequence | None = None
+
+    @property
+    def steps_per_sequence(self) -> int:
+        return self.settings.num_steps or self.prior.settings.num_steps
+
+    @property
+    def is_busy(self) -> bool:
+        return self._job is not None
+
+    @property
+    def remaining_steps(self) -> int:
+        """Denoising steps until the sequence being sampled is complete; 0 when idle."""
+        return self.steps_per_sequence - self._job.done_steps if self._job is not None else 0
+
+    def submit(self, number: int, trajectory: Trajectory, photograph: Tensor, mask: Tensor | None = None) -> None:
+        """Begin a sequence; its random draws depend on the seed and `number` alone.
+
+        Args:
+            number: order of generation.
+            trajectory: L cameras, the first of them the input view's.
+            photograph: [H, W, 3] in [0, 1], the input view.
+            mask: [H, W, 1], true where the photograph counts.
+        """
+        started = time.perf_counter()
+        size = fit_size(photograph.shape[:2], self.prior)
+        view = self.guide.render(trajectory.cameras)
+        known = view.known(self.settings.hole_threshold)
+        if mask is not None:
+            known[0] &= mask.to(known.device).bool()
+        target = resize(view.rgb, size)
+        known = resize_mask(known, size)
+        reference = resize(photograph[None].to(target.device), size)[0]
+        if mask is not None:
+            reference = reference * known[0]
+        draws = torch.Generator(device="cpu").manual_seed(self.seed + number)
+        sampler = self._sampler(target, known, reference, draws)
+        self._job = _Job(number, trajectory, target, known, sampler, started)
+
+    def _sampler(
+        self, target: Tensor, known: Tensor, reference: Tensor, draws: torch.Generator
+    ) -> Generator[Any, None, Tensor]:
+        from guidedvd_ns.guidance import sample_guided
+
+        settings = self.settings
+        return sample_guided(
+            self.prior,
+            target,
+            known,
+            reference,
+            draws,
+            num_steps=settings.num_steps,
+            guidance_factor=settings.guidance_factor if settings.guided else 0.0,
+            perceptual=_perceptual(settings.perceptual, target.device),
+            perceptual_weight=settings.perceptual_weight,
+        )
+
+    def advance(self, steps: int = 1) -> None:
+        """Run up to `steps` denoising steps of the sequence being sampled."""
+        for _ in range(steps):
+            if self._job is None:
+                return
+            try:
+                next(self._job.sampler)
+                self._job.done_steps += 1
+            except StopIteration as end:
+                self._finish(self._job, end.value)
+                return
+            if self.remaining_steps <= 0:
+                self._drain()
+
+    def _drain(self) -> None:
+        assert self._job is not None
+        try:
+            while True:
+                next(self._job.sampler)
+        except StopIteration as end:
+            self._finish(self._job, end.value)
+
+    def _finish(self, job: _Job, frames: Tensor) -> None:
+        scores = score_sequence(frames, job.target, job.known)
+        self._finished = GeneratedSequence(
+            number=job.number,
+            trajectory=job.trajectory,
+            frames=frames,
+            guide=job.target,
+            known=job.known,
+            scores=scores,
+            seconds=time.perf_counter() - job.started,
+            kept=math.isfinite(scores.agreement) and scores.agreement >= self.settings.min_agreement,
+        )
+        self._job = None
+
+    def poll(self) -> GeneratedSequence | None:
+        """The finished sequence, once; None while there is none."""
+        finished, self._finished = self._finished, None
+        return finished
+
+
+def score_sequence(frames: Tensor, guide: Tensor, known: Tensor) -> SequenceScores:
+    """Score frames [L, h, w, 3] against the guide's renders, where known [L, h, w, 1]; frame 0 is not scored."""
+    frames, guide, known = frames[1:], guide[1:], known[1:].bool()
+    steady = known[1:] & known[:-1]
+    change = (frames[1:] - frames[:-1]) - (guide[1:] - guide[:-1])
+    return SequenceScores(
+        agreement=float(masked_psnr(frames, guide, known)) if known.any() else 0.0,
+        hole_fraction=float((~known).float().mean()),
+        flicker=float(change.abs()[steady.expand_as(change)].mean()) if steady.any() else 0.0,
+    )
+
+
+def fit_size(size: tuple[int, int] | torch.Size, prior: VideoPrior) -> tuple[int, int]:
+    """Height and width for the prior: the aspect ratio of `size`, the area the prior was trained at, its multiples."""
+    height, width = size
+    area = prior.settings.height * prior.settings.width
+    multiple = prior.size_multiple
+    scale = math.sqrt(area / (height * width))
+    return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (height, width))  # type: ignore
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize [L, H, W, C] to [L, h, w, C], bilinear, antialiased where it shrinks."""
+    if images.shape[1:3] == size:
+        return images
+    moved = images.movedim(-1, 1)
+    return F.interpolate(moved, size, mode="bilinear", antialias=True).clamp(0, 1).movedim(1, -1)
+
+
+def resize_mask(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize boolean [L, H, W, 1] to [L, h, w, 1] by the nearest pixel."""
+    if masks.shape[1:3] == size:
+        return masks
+    return F.interpolate(masks.float().movedim(-1, 1), size, mode="nearest-exact").movedim(1, -1) > 0.5
+
+
+def _perceptual(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
+    if name == "none":
+        return None
+    from guidedvd_ns.losses import perceptual_distance
+
+    return perceptual_distance(name, device)  # type: ignore[arg-type]

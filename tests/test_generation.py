@@ -1,0 +1,119 @@
+"""Generation a step at a time: sizes, scores, seeds, and what the prior gets to see."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from guidedvd_ns.generation import GenerationSettings, InlineGenerator, fit_size, resize, resize_mask, score_sequence
+from guidedvd_ns.guide import Guide
+from guidedvd_ns.sequences import GeneratedSequence
+from guidedvd_ns.trajectories import Trajectory
+from tests.analytic_prior import GreyPrior
+from tests.scenes import cameras, wall
+
+
+def _generator(seed: int = 0, prior: GreyPrior | None = None, **settings) -> InlineGenerator:
+    guide = Guide()
+    guide.adopt(wall(), sh_degree=0)
+    return InlineGenerator(prior or GreyPrior(), guide, GenerationSettings(**settings), seed)
+
+
+def _trajectory() -> Trajectory:
+    return Trajectory(
+        view=0, scale=1.0, radius=2.0, azimuth=15.0, elevation=0.0, hole_fraction=0.4, cameras=cameras(4, 64, 48)
+    )
+
+
+def _sample(generator: InlineGenerator, number: int = 0) -> GeneratedSequence:
+    generator.submit(number, _trajectory(), torch.full((48, 64, 3), 0.3))
+    while generator.is_busy:
+        generator.advance()
+    sequence = generator.poll()
+    assert sequence is not None
+    return sequence
+
+
+def test_one_denoising_step_at_a_time():
+    generator = _generator()
+    assert not generator.is_busy and generator.remaining_steps == 0
+    generator.submit(0, _trajectory(), torch.rand(48, 64, 3))
+    assert generator.remaining_steps == 5
+    generator.advance()
+    assert generator.is_busy and generator.remaining_steps == 4 and generator.poll() is None
+    generator.advance(4)
+    assert not generator.is_busy
+    assert generator.poll() is not None and generator.poll() is None
+
+
+def test_guidance_pulls_known_pixels_to_the_guide_and_leaves_holes_to_the_prior():
+    guided = _sample(_generator())
+    free = _sample(_generator(guided=False))
+    assert guided.scores.agreement > free.scores.agreement + 1
+    hole = ~guided.known.expand(-1, -1, -1, 3)
+    assert (guided.frames[hole] - 0.5).abs().mean() < 0.01
+    assert (free.frames - 0.5).abs().mean() < 0.01
+
+
+def test_prior_sees_guide_and_photograph_at_its_own_size():
+    prior = GreyPrior()
+    _sample(_generator(prior=prior))
+    assert prior.seen["frames"].shape == (4, 24, 32, 3)
+    assert prior.seen["known"].shape == (4, 24, 32, 1)
+    torch.testing.assert_close(prior.seen["reference"], torch.full((24, 32, 3), 0.3))
+
+
+def test_masked_parts_of_the_photograph_are_unknown():
+    prior = GreyPrior()
+    generator = _generator(prior=prior)
+    mask = torch.ones(48, 64, 1, dtype=torch.bool)
+    mask[:, :10] = False
+    generator.submit(0, _trajectory(), torch.full((48, 64, 3), 0.3), mask)
+    generator.advance(5)
+    sequence = generator.poll()
+    assert sequence is not None
+    assert not sequence.known[0, :, :5].any() and sequence.known[1, :, :5].any()
+
+
+def test_draws_depend_on_seed_and_number_alone():
+    first = _sample(_generator(seed=1), number=2)
+    again = _generator(seed=1)
+    _sample(again, number=0)
+    assert torch.equal(_sample(again, number=2).frames, first.frames)
+    assert not torch.equal(_sample(_generator(seed=2), number=2).frames, first.frames)
+
+
+@pytest.mark.parametrize(("threshold", "kept"), [(0.0, True), (90.0, False)])
+def test_sequences_that_contradict_the_guide_are_rejected(threshold: float, kept: bool):
+    assert _sample(_generator(min_agreement=threshold)).kept is kept
+
+
+def test_scores_of_known_sequences():
+    guide = torch.rand(5, 8, 8, 3)
+    known = torch.ones(5, 8, 8, 1, dtype=torch.bool)
+    known[:, :, 6:] = False
+    shifted = score_sequence(guide + 0.1, guide, known)
+    assert shifted.agreement == pytest.approx(20.0, abs=1e-3)
+    assert shifted.flicker == pytest.approx(0.0, abs=1e-6)
+    assert shifted.hole_fraction == pytest.approx(0.25)
+    alternating = guide + 0.1 * torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0]).reshape(5, 1, 1, 1)
+    assert score_sequence(alternating, guide, known).flicker == pytest.approx(0.2, abs=1e-6)
+
+
+def test_sequence_without_known_pixels_is_not_trusted():
+    frames, known = torch.rand(3, 8, 8, 3), torch.zeros(3, 8, 8, 1, dtype=torch.bool)
+    scores = score_sequence(frames, torch.zeros_like(frames), known)
+    assert scores.agreement == 0.0 and scores.hole_fraction == 1.0 and scores.flicker == 0.0
+
+
+@pytest.mark.parametrize(("size", "expected"), [((24, 32), (24, 32)), ((480, 640), (24, 32)), ((640, 360), (36, 20))])
+def test_prior_size_keeps_area_and_aspect(size: tuple[int, int], expected: tuple[int, int]):
+    assert fit_size(size, GreyPrior()) == expected
+
+
+def test_resizing_keeps_constants_and_masks_stay_boolean():
+    assert resize(torch.full((2, 48, 64, 3), 0.25), (24, 32)).allclose(torch.tensor(0.25))
+    masks = torch.zeros(1, 48, 64, 1, dtype=torch.bool)
+    masks[:, :, 32:] = True
+    small = resize_mask(masks, (24, 32))
+    assert small.dtype == torch.bool and small[:, :, 16:].all() and not small[:, :, :16].any()

@@ -19,10 +19,10 @@ def masked_ssim(prediction: Tensor, target: Tensor, mask: Tensor | None = None) 
     from pytorch_msssim import ssim as unmasked_ssim
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-    images = [image.movedim(-1, 0)[None] for image in (prediction, target)]
+    first, second = (image.movedim(-1, 0)[None] for image in (prediction, target))
     if mask is None:
-        return unmasked_ssim(*images, data_range=1.0)  # Splatfacto's, so that results compare
-    _, local = ssim(*images, data_range=1.0, return_full_image=True)
+        return unmasked_ssim(first, second, data_range=1.0)  # Splatfacto's, so that results compare
+    _, local = ssim(first, second, data_range=1.0, return_full_image=True)
     return local[mask.bool().movedim(-1, 0)[None].expand_as(local)].mean()
 
 

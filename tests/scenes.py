@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from PIL import Image
+from plyfile import PlyData, PlyElement
 from torch import Tensor
+
+from guidedvd_ns.guide import Guide
 
 
 def wall(
@@ -29,3 +37,61 @@ def cameras(count: int = 1, width: int = 32, height: int = 24) -> Cameras:
     poses = torch.eye(4)[None, :3].repeat(count, 1, 1)
     poses[:, 0, 3] = 0.1 * torch.arange(count)
     return Cameras(poses, fx=float(width), fy=float(width), cx=width / 2, cy=height / 2, width=width, height=height)
+
+
+def write_capture(folder: Path, num_train: int = 3, num_test: int = 2) -> Path:
+    """A capture of the coloured wall: photographs, poses, split and a point cloud."""
+    views = cameras(num_train + num_test, width=48, height=32)
+    images = Guide()
+    images.adopt(wall(), sh_degree=0)
+    (folder / "images").mkdir(parents=True)
+    frames = []
+    for index, rgb in enumerate(images.render(views).rgb):
+        name = f"images/{index:02d}.png"
+        Image.fromarray((rgb * 255).round().byte().numpy()).save(folder / name)
+        frames.append({"file_path": name, "transform_matrix": views.camera_to_worlds[index].tolist() + [[0, 0, 0, 1]]})
+    names = [frame["file_path"] for frame in frames]
+    split = {"train_filenames": names[:num_train], "test_filenames": names[num_train:]}
+    lens = {"w": 48, "h": 32, "fl_x": 48.0, "fl_y": 48.0, "cx": 24.0, "cy": 16.0, "camera_model": "OPENCV"}
+    document = {**lens, **(split if num_test else {}), "ply_file_path": "points.ply", "frames": frames}
+    (folder / "transforms.json").write_text(json.dumps(document))
+    points = wall(200)["means"].numpy()
+    vertices = [(*point, 204, 102, 51) for point in points.tolist()]
+    kinds = [("x", "f4"), ("y", "f4"), ("z", "f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
+    PlyData([PlyElement.describe(np.array(vertices, dtype=kinds), "vertex")]).write(folder / "points.ply")
+    return folder
+
+
+def write_prior(folder: Path) -> Path:
+    """An untrained prior of the bundled kind, a few thousand weights large."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    from guidedvd_ns.priors.base import SamplerSettings
+    from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
+    from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
+    from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
+
+    torch.manual_seed(0)
+    unet = ViewCrafterUNet(
+        in_channels=9,
+        out_channels=4,
+        model_channels=32,
+        channel_mult=(1, 1),
+        num_res_blocks=1,
+        attention_resolutions=(2,),
+        num_head_channels=16,
+        context_dim=None,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        scaling_factor=1.0,
+    )
+    settings = SamplerSettings(num_frames=4, height=32, width=48, num_steps=3, eta=0.0, guidance_factor=0.05)
+    prior = ViewCrafterPrior(
+        unet, vae, ViewCrafterScheduler(), settings, known_mask_channel=True, sample_posterior=False
+    )
+    prior.save_pretrained(folder)
+    return folder

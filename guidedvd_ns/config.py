@@ -1,0 +1,108 @@
+"""The registered method `guidedvd-splat`; nothing but configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.plugins.types import MethodSpecification
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from guidedvd_ns.compat import allow_numpy_scalars
+from guidedvd_ns.pipeline import GuidedVDPipelineConfig
+from guidedvd_ns.schedule import PhaseDecaySchedulerConfig
+
+allow_numpy_scalars()
+
+DEFAULT_STEPS = {"cuda": 20_000, "other": 2_000}
+DEFAULT_MAX_IMAGE_SIDE = {"cuda": 1600, "other": 256}
+DEFAULT_MAX_SEQUENCES = {"cuda": None, "other": 6}
+
+
+@dataclass
+class GuidedVDTrainerConfig(TrainerConfig):
+    """Trainer configuration whose unset lengths and sizes follow the device."""
+
+    max_num_iterations: Optional[int] = None  # type: ignore[assignment]
+    """Length of the run, guide and scene together; every step count of the method scales with it. Default: 20 000 on
+    CUDA, 2000 elsewhere. When a run is resumed, the number of further steps; default: what was left of it."""
+
+    def resolve_defaults(self) -> None:
+        """Fill in what the user left open, by device; a second call changes nothing."""
+        kind = "cuda" if self.machine.device_type == "cuda" else "other"
+        resumes = self.load_dir is not None or self.load_checkpoint is not None
+        if self.max_num_iterations is None and not resumes:
+            self.max_num_iterations = DEFAULT_STEPS[kind]
+        pipeline = self.pipeline
+        assert isinstance(pipeline, GuidedVDPipelineConfig)
+        datamanager = pipeline.datamanager
+        if datamanager.max_image_side is None:
+            datamanager.max_image_side = DEFAULT_MAX_IMAGE_SIDE[kind]
+        if datamanager.max_sequences is None:
+            datamanager.max_sequences = DEFAULT_MAX_SEQUENCES[kind]
+
+    def set_experiment_name(self) -> None:
+        """Name runs of dataparsers without a data folder (the demo) after the dataparser."""
+        if self.experiment_name is None and self.pipeline.datamanager.data is None:
+            dataparser = getattr(self.pipeline.datamanager, "dataparser", None)
+            self.experiment_name = getattr(dataparser, "experiment_name", None)
+        super().set_experiment_name()
+
+    def save_config(self) -> None:
+        """Save the configuration as it will be used, so that evaluation elsewhere sees the same images."""
+        self.resolve_defaults()
+        super().save_config()
+
+    def setup(self, **kwargs: Any) -> Any:
+        """Build the trainer."""
+        self.resolve_defaults()
+        if self.machine.device_type != "cuda":
+            self._announce_small_defaults()
+        return super().setup(**kwargs)
+
+    def _announce_small_defaults(self) -> None:
+        pipeline = self.pipeline
+        assert isinstance(pipeline, GuidedVDPipelineConfig)
+        length = f"{self.max_num_iterations} steps" if self.max_num_iterations is not None else "the steps left of it"
+        CONSOLE.log(
+            f"No CUDA device in use, so the run is small: {length}, images of at most "
+            f"{pipeline.datamanager.max_image_side} pixels, at most {pipeline.datamanager.max_sequences} sequences."
+        )
+
+
+def _adam(lr: float, scheduler: Any = None) -> dict[str, Any]:
+    return {"optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15), "scheduler": scheduler}
+
+
+guidedvd_splat = MethodSpecification(
+    config=GuidedVDTrainerConfig(
+        method_name="guidedvd-splat",
+        machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
+        steps_per_eval_batch=0,
+        steps_per_eval_image=500,
+        steps_per_eval_all_images=10_000,
+        steps_per_save=500,
+        # The profiler's table would stand below the run's own last line.
+        logging=LoggingConfig(profiler="none"),
+        pipeline=GuidedVDPipelineConfig(),
+        optimizers={
+            "means": _adam(1.6e-4, PhaseDecaySchedulerConfig(lr_final=1.6e-6)),
+            "features_dc": _adam(2.5e-3),
+            "features_rest": _adam(2.5e-3 / 20),
+            "opacities": _adam(5e-2),
+            "scales": _adam(5e-3),
+            "quats": _adam(1e-3),
+            "camera_opt": _adam(1e-4, ExponentialDecaySchedulerConfig(lr_final=5e-7, max_steps=30_000)),
+            "bilateral_grid": _adam(2e-3, ExponentialDecaySchedulerConfig(lr_final=1e-4, max_steps=30_000)),
+        },
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer+tensorboard",
+    ),
+    description="Gaussian splatting from a few photographs, completed by a scene-grounded video diffusion prior.",
+)
+"""The method of Zhong et al., CVPR 2025 (GuidedVD-3DGS)."""

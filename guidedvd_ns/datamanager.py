@@ -1,0 +1,271 @@
+"""What a training step looks at: the input views, the pool of trajectories and the views generated along them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Optional
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from guidedvd_ns.data.guidedvd_dataparser import GuidedVDDataParserConfig
+from guidedvd_ns.generation import GenerationSettings, InlineGenerator
+from guidedvd_ns.guide import Guide
+from guidedvd_ns.run_folder import SequenceFolder
+from guidedvd_ns.schedule import Schedule
+from guidedvd_ns.sequences import GeneratedSequence, GeneratedView, SequenceStore
+from guidedvd_ns.trajectories import TrajectoryConfig, TrajectoryPool, plan
+
+if TYPE_CHECKING:
+    from guidedvd_ns.priors.base import VideoPrior
+
+
+@dataclass
+class GuidedVDDataManagerConfig(FullImageDatamanagerConfig):
+    """Full-image data manager that also generates views. Step counts are for a phase of 10 000 steps."""
+
+    _target: type = field(default_factory=lambda: GuidedVDDataManager)
+    dataparser: AnnotatedDataParserUnion = field(default_factory=GuidedVDDataParserConfig)
+    """Specifies the dataparser used to unpack the data."""
+    cache_images_type: Literal["uint8", "float32"] = "uint8"
+    """The image type returned from manager, caching images in uint8 saves memory."""
+    max_image_side: Optional[int] = None
+    """Longest side in pixels that images are scaled down to, on top of camera_res_scale_factor; 0 for no limit.
+    Default: no limit on CUDA, 256 elsewhere."""
+    prior: str = "bundled"
+    """Video prior: `bundled`, or the folder of a prior in diffusers format."""
+    guidance: bool = True
+    """Scene-grounding guidance; off is the ablation that samples the prior as it is."""
+    guidance_factor: Optional[float] = None
+    """Length of a guidance step relative to the sampler's own (0.2 in the paper). Default: the prior's."""
+    num_sampling_steps: Optional[int] = None
+    """Denoising steps per sequence. Default: the prior's."""
+    guidance_perceptual: Literal["st-lpips-alex", "st-lpips-vgg", "lpips-alex", "lpips-vgg", "vgg19", "none"] = "none"
+    """Perceptual term of the guidance loss, on known pixels."""
+    guidance_perceptual_weight: float = 1e-4
+    """Weight of that term (l_perc)."""
+    hole_threshold: float = 0.9
+    """Guide opacity (eta_mask) below which a pixel is left to the prior."""
+    trajectories: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    """Where sequences are generated."""
+    generate_every: int = 260
+    """Steps between two generated sequences."""
+    generated_until: int = 9500
+    """Step after which generated views are no longer used."""
+    max_sequences: Optional[int] = None
+    """Upper bound on the number of sequences, which are spread over the phase. Default: none on CUDA, 6 elsewhere."""
+    local_sampling: bool = True
+    """Prefer the newest sequence (local sampling); off draws evenly from all frames of all sequences."""
+    all_time_probability: float = 0.5
+    """Probability eta that a generated view comes from the all-time store and not from the newest sequence."""
+    all_time_fraction: float = 0.2
+    """Share of the frames of each sequence that the all-time store keeps."""
+    min_agreement: float = 15.0
+    """PSNR in dB between a sequence and the guide, on known pixels, below which the sequence is rejected."""
+    generation_seed: int = 123
+    """Seed of all random draws of planning, generation and view sampling."""
+
+
+class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
+    """Input views stay as they are; generated views live beside them in a `SequenceStore`."""
+
+    config: GuidedVDDataManagerConfig
+    train_dataset: InputDataset
+    eval_dataset: InputDataset
+
+    def __init__(self, config: GuidedVDDataManagerConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.pool: TrajectoryPool | None = None
+        self.store = SequenceStore(
+            all_time_probability=config.all_time_probability,
+            keep_fraction=config.all_time_fraction,
+            local_sampling=config.local_sampling,
+        )
+        self.draws = torch.Generator().manual_seed(config.generation_seed)
+        self.num_attempts = 0
+        self._sampling_window = (0, 1)
+        self.generator: InlineGenerator | None = None
+        self.folder: SequenceFolder | None = None
+        self._restored: dict[str, Any] | None = None
+
+    def create_train_dataset(self) -> InputDataset:
+        self._image_scale = self._find_image_scale()
+        return InputDataset(self.train_dataparser_outputs, scale_factor=self._image_scale)
+
+    def create_eval_dataset(self) -> InputDataset:
+        outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
+        return InputDataset(outputs, scale_factor=self._image_scale)
+
+    def _find_image_scale(self) -> float:
+        """`camera_res_scale_factor`, lowered until no image side exceeds `max_image_side`."""
+        cameras = self.train_dataparser_outputs.cameras
+        scale = self.config.camera_res_scale_factor
+        longest = int(torch.maximum(cameras.width, cameras.height).max())
+        if self.config.max_image_side and longest * scale > self.config.max_image_side:
+            # A little more than the quotient: images are cut to whole pixels in float64, cameras in float32.
+            scale = self.config.max_image_side / longest * (1 + 1e-6)
+            CONSOLE.log(f"Images are scaled by {scale:.3f} (--pipeline.datamanager.max-image-side 0 keeps them).")
+        return scale
+
+    def _load_images(self, split: Any, cache_images_device: Literal["cpu", "gpu"]) -> list[dict[str, Tensor]]:
+        """As the parent, which pins memory (a CUDA call) for `cpu` on any machine."""
+        on_cuda = torch.device(self.device).type == "cuda"
+        return super()._load_images(split, cache_images_device if on_cuda else "gpu")
+
+    @cached_property
+    def input_cameras(self) -> Cameras:
+        """Cameras of the input views [N], undistorted: `cached_train` undistorts when first touched."""
+        _ = self.cached_train
+        return self.train_dataset.cameras
+
+    def photograph(self, view: int) -> tuple[Tensor, Tensor | None]:
+        """Input view as [H, W, 3] in [0, 1], and its mask [H, W, 1] where it has one."""
+        batch = self.cached_train[view]
+        image = batch["image"].to(self.device)[..., :3]
+        return (image.float() / 255 if image.dtype == torch.uint8 else image), batch.get("mask")
+
+    def scene_extent(self) -> float:
+        """1.1 times the largest distance of an input camera from their mean, as in 3DGS; in scene units."""
+        centres = self.train_dataset.cameras.camera_to_worlds[:, :3, 3]
+        return 1.1 * float((centres - centres.mean(dim=0)).norm(dim=-1).max())
+
+    def begin_generation(self, guide: Guide, folder: SequenceFolder) -> None:
+        """Plan the trajectories and get the prior ready; after a resume, bring back what had been generated."""
+        from guidedvd_ns.priors import load_prior
+
+        self.folder = folder
+        prior = load_prior(self.config.prior, device=self.device)
+        self.generator = InlineGenerator(prior, guide, self._settings(), seed=self.config.generation_seed)
+        if self._restored is not None:
+            self._bring_back(self._restored)
+        else:
+            self.pool = self._plan(guide, prior)
+
+    def _plan(self, guide: Guide, prior: VideoPrior) -> TrajectoryPool:
+        pool = plan(self.input_cameras, guide.render, self.config.trajectories, self.draws, prior.settings.num_frames)
+        if pool.is_empty:
+            CONSOLE.log(
+                "[yellow]No useful trajectory: no camera near the input views sees a hole that can be filled; "
+                "training goes on without generations."
+            )
+        else:
+            views = len({trajectory.view for trajectory in pool.trajectories})
+            CONSOLE.log(f"Planned {len(pool)} trajectories from {views} of {len(self.input_cameras)} input views.")
+        return pool
+
+    def _settings(self) -> GenerationSettings:
+        config = self.config
+        return GenerationSettings(
+            hole_threshold=config.hole_threshold,
+            guided=config.guidance,
+            num_steps=config.num_sampling_steps,
+            guidance_factor=config.guidance_factor,
+            perceptual=config.guidance_perceptual,
+            perceptual_weight=config.guidance_perceptual_weight,
+            min_agreement=config.min_agreement,
+        )
+
+    def generation_interval(self, schedule: Schedule) -> tuple[int, int]:
+        """Steps between two sequences, and their number, in the second phase of `schedule`."""
+        last = schedule.scaled(self.config.generated_until)
+        interval = schedule.scaled(self.config.generate_every)
+        if self.config.max_sequences is not None:
+            if self.config.max_sequences < 1:
+                return last, 0
+            interval = max(interval, -(-last // self.config.max_sequences))
+        return interval, -(-last // interval)
+
+    def advance_generation(self, step: int, schedule: Schedule) -> GeneratedSequence | None:
+        """Do the share of generation of the second phase's step `step`; returns a sequence that it completed.
+
+        The first sequence is sampled at one denoising step per iteration, each other one evenly over the iterations
+        before its use.
+        """
+        if self.generator is None or self.pool is None or self.pool.is_empty:
+            return None
+        interval, count = self.generation_interval(schedule)
+        if not self.generator.is_busy:
+            due = self.num_attempts * interval
+            if self.num_attempts >= count or step < due - interval:
+                return None
+            # The scene waits for the first sequence: it gets a denoising step in every iteration.
+            length = self.generator.steps_per_sequence if self.num_attempts == 0 else max(1, due - step)
+            self._sampling_window = (step, length)
+            self._submit()
+        self.generator.advance(self._share_of_sampling(step))
+        finished = self.generator.poll()
+        if finished is not None:
+            self._take_in(finished)
+        return finished
+
+    def _share_of_sampling(self, step: int) -> int:
+        """Denoising steps to do now, so that they spread evenly over the sampling window."""
+        assert self.generator is not None
+        begin, length = self._sampling_window
+        total = self.generator.steps_per_sequence
+        wanted = min(total, -(-total * (step - begin + 1) // length))
+        return wanted - (total - self.generator.remaining_steps)
+
+    def _submit(self) -> None:
+        assert self.generator is not None and self.pool is not None
+        trajectory = self.pool.draw(self.draws)
+        photograph, mask = self.photograph(trajectory.view)
+        CONSOLE.log(
+            f"Sequence {self.num_attempts}: {trajectory.name}, {len(trajectory.cameras)} frames, "
+            f"{100 * trajectory.hole_fraction:.1f} % hole at its end."
+        )
+        self.generator.submit(self.num_attempts, trajectory, photograph, mask)
+        self.num_attempts += 1
+
+    def _take_in(self, sequence: GeneratedSequence) -> None:
+        assert self.folder is not None
+        scores = sequence.scores
+        verdict = "kept" if sequence.kept else f"[yellow]rejected (below {self.config.min_agreement:.1f} dB)[/yellow]"
+        CONSOLE.log(
+            f"Sequence {sequence.number}: {verdict}; agrees with the guide at {scores.agreement:.1f} dB, "
+            f"{100 * scores.hole_fraction:.1f} % hole, flicker {scores.flicker:.4f}, {sequence.seconds:.1f} s."
+        )
+        self.folder.write(sequence)
+        if sequence.kept:
+            self.store.add(sequence.number, sequence.trajectory.cameras, sequence.frames, self.draws)
+
+    def next_generated(self, step: int, schedule: Schedule) -> GeneratedView | None:
+        """The generated view of the second phase's step `step`, if there is one to be had."""
+        if len(self.store) == 0 or step >= schedule.scaled(self.config.generated_until):
+            return None
+        return self.store.draw(self.draws)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Plain types and tensors only: checkpoints are read with `weights_only=True`."""
+        if self._restored is not None and self.generator is None:
+            return self._restored
+        unfinished = self.generator is not None and self.generator.is_busy
+        return {
+            "pool": self.pool.state_dict() if self.pool is not None else None,
+            "store": self.store.state_dict(),
+            "draws": self.draws.get_state(),
+            "num_attempts": self.num_attempts - int(unfinished),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        if state.get("pool") is not None:
+            self._restored = state
+
+    def _bring_back(self, state: dict[str, Any]) -> None:
+        assert self.folder is not None and self.generator is not None
+        cameras = self.input_cameras
+        self.pool = TrajectoryPool()
+        self.pool.load_state_dict(state["pool"], cameras)
+        self.draws.set_state(state["draws"].cpu())
+        self.num_attempts = state["num_attempts"]
+        sequences = self.folder.read(state["store"]["numbers"], self.pool, self.device)
+        self.store.restore(state["store"], sequences)
+        lost = len(state["store"]["numbers"]) - len(sequences)
+        if lost:
+            CONSOLE.log(f"[yellow]{lost} generated sequences are no longer on disk; training goes on without them.")

@@ -1,0 +1,111 @@
+"""The registered method: defaults by device, command-line overrides, a light and safe import."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+import tyro
+
+from guidedvd_ns.config import GuidedVDTrainerConfig, guidedvd_splat
+from guidedvd_ns.model import GuidedVDSplatModelConfig
+from guidedvd_ns.pipeline import GuidedVDPipelineConfig
+
+
+def _config(device: str) -> GuidedVDTrainerConfig:
+    config = copy.deepcopy(guidedvd_splat.config)
+    assert isinstance(config, GuidedVDTrainerConfig)
+    config.machine.device_type = device  # type: ignore[assignment]
+    return config
+
+
+@pytest.mark.parametrize(
+    ("device", "steps", "side", "sequences"), [("cuda", 20_000, 1600, None), ("cpu", 2_000, 256, 6)]
+)
+def test_unset_defaults_follow_the_device(device, steps, side, sequences):
+    config = _config(device)
+    config.resolve_defaults()
+    datamanager = config.pipeline.datamanager
+    assert (config.max_num_iterations, datamanager.max_image_side, datamanager.max_sequences) == (
+        steps,
+        side,
+        sequences,
+    )
+
+
+def test_what_the_user_sets_stays():
+    config = _config("cpu")
+    config.max_num_iterations, config.pipeline.datamanager.max_image_side = 7, 0
+    config.resolve_defaults()
+    assert (config.max_num_iterations, config.pipeline.datamanager.max_image_side) == (7, 0)
+
+
+def test_constants_are_the_papers():
+    model = guidedvd_splat.config.pipeline.model
+    datamanager = guidedvd_splat.config.pipeline.datamanager
+    assert isinstance(model, GuidedVDSplatModelConfig)
+    assert (model.sh_degree, model.background_color, model.num_downscales, model.ssim_lambda) == (0, "black", 0, 0.2)
+    assert (model.warmup_length, model.refine_every, model.densify_grad_thresh) == (500, 100, 5e-4)
+    assert model.reset_alpha_every * model.refine_every == 3000 and model.cull_alpha_thresh == 0.005
+    assert (model.generated_l1, model.generated_perceptual) == (0.1, 0.01) and not model.use_absgrad
+    assert (datamanager.generate_every, datamanager.generated_until, datamanager.hole_threshold) == (260, 9500, 0.9)
+    assert (datamanager.all_time_probability, datamanager.all_time_fraction) == (0.5, 0.2)
+    rates = {name: group["optimizer"].lr for name, group in guidedvd_splat.config.optimizers.items()}
+    assert (rates["means"], rates["features_dc"], rates["opacities"]) == (1.6e-4, 2.5e-3, 5e-2)
+    assert (rates["scales"], rates["quats"]) == (5e-3, 1e-3)
+
+
+def test_every_switch_answers_at_the_command_line():
+    arguments = "--pipeline.guide-fraction 0.3 --pipeline.datamanager.trajectories.strategy random".split()
+    arguments += "--pipeline.model.perceptual none --pipeline.datamanager.guidance False".split()
+    arguments += (
+        "--pipeline.generate False --pipeline.datamanager.local-sampling False guidedvd-data --train-views 6".split()
+    )
+    config = tyro.cli(
+        tyro.conf.OmitSubcommandPrefixes[tyro.conf.FlagConversionOff[GuidedVDTrainerConfig]],  # type: ignore
+        default=copy.deepcopy(guidedvd_splat.config),
+        args=arguments,
+    )
+    assert isinstance(config.pipeline, GuidedVDPipelineConfig)
+    assert config.pipeline.guide_fraction == 0.3 and not config.pipeline.generate
+    assert config.pipeline.datamanager.trajectories.strategy == "random"
+    assert config.pipeline.datamanager.dataparser.train_views == 6
+
+
+def test_every_parameter_group_has_an_optimizer():
+    groups = {"means", "scales", "quats", "features_dc", "features_rest", "opacities", "camera_opt", "bilateral_grid"}
+    assert groups == set(guidedvd_splat.config.optimizers)
+
+
+@pytest.mark.parametrize("group", ["nerfstudio.method_configs", "nerfstudio.dataparser_configs"])
+def test_each_entry_point_loads_in_a_fresh_process(group: str):
+    mine = [point for point in entry_points(group=group) if point.value.startswith("guidedvd_ns")]
+    assert mine
+    for point in mine:
+        module, variable = point.value.split(":")
+        for imports in (f"import {module}", f"import nerfstudio.configs.method_configs, {module}"):
+            code = f"{imports}; name = {module}.{variable}.config; print(type(name).__name__)"
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_config_imports_nothing_heavy():
+    code = (
+        "import nerfstudio.configs.method_configs, sys; before = set(sys.modules); import guidedvd_ns.config;"
+        "heavy = {'diffusers', 'transformers', 'lpips', 'stlpips_pytorch', 'numba'};"
+        "print(*sorted(heavy & (set(sys.modules) - before)))"
+    )
+    environment = {"NERFSTUDIO_METHOD_CONFIGS": "", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == []
+
+
+def test_every_field_of_our_configs_is_documented():
+    for config in (GuidedVDSplatModelConfig, GuidedVDPipelineConfig, type(guidedvd_splat.config.pipeline.datamanager)):
+        for field in dataclasses.fields(config):
+            if field.name != "_target" and field.name in config.__annotations__:
+                assert tyro._docstrings.get_field_docstring(config, field.name, ()), f"{config.__name__}.{field.name}"

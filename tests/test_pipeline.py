@@ -1,0 +1,227 @@
+"""The life of a run: both phases, generation, checkpoint, resume, evaluation, a given guide, ablations."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from nerfstudio.engine.trainer import Trainer
+from nerfstudio.utils.eval_utils import eval_setup
+
+from guidedvd_ns.config import GuidedVDTrainerConfig, guidedvd_splat
+from guidedvd_ns.gaussians import PARAMETER_NAMES
+from guidedvd_ns.pipeline import GuidedVDPipeline
+from tests.scenes import write_capture, write_prior
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory) -> Path:
+    return write_prior(tmp_path_factory.mktemp("prior") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory) -> Path:
+    return write_capture(tmp_path_factory.mktemp("capture") / "wall")
+
+
+def _config(
+    capture: Path, prior: Path, output: Path, steps: int | None = STEPS, resume: Path | None = None
+) -> GuidedVDTrainerConfig:
+    config = copy.deepcopy(guidedvd_splat.config)
+    assert isinstance(config, GuidedVDTrainerConfig)
+    config.machine.device_type = "cpu"
+    config.vis = "tensorboard"
+    config.logging.local_writer.enable = False
+    config.viewer.quit_on_train_completion = True
+    config.output_dir, config.timestamp = output, "run"
+    config.data = config.pipeline.datamanager.data = capture
+    config.max_num_iterations, config.load_dir = steps, resume
+    datamanager = config.pipeline.datamanager
+    datamanager.prior = str(prior)
+    datamanager.max_sequences = 3
+    datamanager.min_agreement = 0.0
+    # So that a guide of a dozen steps is opaque where it knows the scene.
+    config.optimizers["opacities"]["optimizer"].lr = 0.8
+    # The tiny wall fills half of each view: everything beside it is a hole.
+    datamanager.trajectories.max_hole_fraction = 0.95
+    config.save_config()
+    return config
+
+
+def _train(config: GuidedVDTrainerConfig) -> Trainer:
+    torch.manual_seed(0)
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def trained(capture: Path, prior: Path, tmp_path_factory) -> tuple[GuidedVDTrainerConfig, Trainer, str]:
+    """One run of both phases, and what it printed last."""
+    from nerfstudio.utils.rich_utils import CONSOLE
+
+    config = _config(capture, prior, tmp_path_factory.mktemp("outputs"))
+    with CONSOLE.capture() as printed:
+        trainer = _train(config)
+    return config, trainer, printed.get().strip().splitlines()[-1]
+
+
+def test_run_goes_through_both_phases(trained):
+    _, trainer, _ = trained
+    pipeline = trainer.pipeline
+    assert isinstance(pipeline, GuidedVDPipeline)
+    assert pipeline.schedule is not None and pipeline.schedule.guide_steps == STEPS // 2
+    assert pipeline.guide.is_fitted
+    assert not torch.equal(pipeline.guide.get_buffer("means"), pipeline.gaussians.means[: len(pipeline.guide.means)])
+
+
+def test_guide_fits_the_photographs(trained):
+    _, trainer, _ = trained
+    datamanager = trainer.pipeline.datamanager
+    photograph, _ = datamanager.photograph(0)
+    render = trainer.pipeline.guide.render(datamanager.input_cameras[0:1]).rgb[0]
+    assert (render - photograph).abs().mean() < 0.5 * photograph.abs().mean()
+
+
+def test_sequences_are_generated_kept_and_shown(trained):
+    config, trainer, _ = trained
+    folder = config.get_base_dir() / "generated"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [entry["number"] for entry in manifest] == [0, 1, 2]
+    assert len(trainer.pipeline.datamanager.store) == 3
+    for entry in manifest:
+        stem = f"{entry['number']:03d}_{entry['trajectory']}"
+        assert (folder / f"{stem}.png").stat().st_size > 0
+        assert (folder / f"{stem}.mp4").is_file() or (folder / f"{stem}.webp").is_file()
+        assert len(list((folder / f"{entry['number']:03d}").iterdir())) == 4
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_last_line_says_what_was_gained(trained):
+    _, _, last_line = trained
+    assert last_line.startswith("Test PSNR: guide ") and "result" in last_line
+    assert "3 of 3 sequences kept" in last_line and last_line.endswith(" s.")
+
+
+def test_prior_and_perceptual_networks_stay_out_of_the_checkpoint(trained):
+    config, _, _ = trained
+    checkpoint = torch.load(next(config.get_checkpoint_dir().glob("*.ckpt")), weights_only=True)
+    keys = set(checkpoint["pipeline"])
+    assert {f"_model.gauss_params.{name}" for name in PARAMETER_NAMES} <= keys
+    assert {f"guide.{name}" for name in PARAMETER_NAMES} <= keys
+    assert not [key for key in keys if "unet" in key or "vae" in key or "lpips" in key or "initial" in key]
+
+
+def test_evaluation_loads_the_run_and_scores_it(trained):
+    config, trainer, _ = trained
+    _, pipeline, _, step = eval_setup(config.get_base_dir() / "config.yml")
+    assert step == STEPS - 1
+    assert torch.equal(pipeline.model.means.cpu(), trainer.pipeline.model.means)
+    metrics = pipeline.get_average_eval_image_metrics(get_std=True)
+    assert {"psnr", "ssim", "st_lpips", "psnr_std"} <= set(metrics)
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    pipeline.eval()
+    camera, _ = pipeline.datamanager.fixed_indices_eval_dataloader[0]
+    assert {"guide_opacity", "hole"} <= set(pipeline.model.get_outputs_for_camera(camera))
+    assert pipeline.datamanager.generator is None
+
+
+def test_resume_brings_everything_back_and_goes_on_learning(trained, capture, prior, tmp_path):
+    config, trainer, _ = trained
+    resumed = _config(capture, prior, tmp_path, steps=4, resume=config.get_checkpoint_dir())
+    again = _train(resumed)
+    assert again.step == STEPS + 3
+    pipeline, before = again.pipeline, trainer.pipeline
+    assert pipeline.schedule == before.schedule
+    assert torch.equal(pipeline.guide.means, before.guide.means)
+    assert len(pipeline.datamanager.store) == len(before.datamanager.store) == 3
+    assert len(pipeline.datamanager.pool) == len(before.datamanager.pool)
+    assert (tmp_path / "wall" / "guidedvd-splat" / "run" / "generated" / "002").is_dir()
+    shared = min(len(pipeline.model.means), len(before.model.means))
+    assert not torch.equal(pipeline.model.means[:shared], before.model.means[:shared])
+    assert pipeline.model.gauss_params["means"] is again.optimizers.optimizers["means"].param_groups[0]["params"][0]
+
+
+def test_interrupted_first_phase_goes_on_to_the_planned_end(capture, prior, tmp_path):
+    config = _config(capture, prior, tmp_path / "first")
+    torch.manual_seed(0)
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    config.max_num_iterations = 5  # as if Ctrl-C had come, after a checkpoint
+    trainer.train()
+    resumed = _config(capture, prior, tmp_path / "second", steps=None, resume=config.get_checkpoint_dir())
+    again = _train(resumed)
+    assert again.step == STEPS - 1
+    assert again.pipeline.guide.is_fitted and len(again.pipeline.datamanager.store) == 3
+
+
+def test_same_seed_generates_the_same_sequences(trained, capture, prior, tmp_path):
+    config, _, _ = trained
+    again = _config(capture, prior, tmp_path)
+    _train(again)
+    for name in ("000/0000.png", "002/0003.png"):
+        first, second = (c.get_base_dir() / "generated" / name for c in (config, again))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_trained_run_serves_as_guide(trained, capture, prior, tmp_path):
+    config, trainer, _ = trained
+    guided = _config(capture, prior, tmp_path, steps=4)
+    guided.pipeline.guide_config = config.get_base_dir() / "config.yml"
+    pipeline = _train(guided).pipeline
+    assert pipeline.schedule.guide_steps == 0
+    assert torch.equal(pipeline.guide.means, trainer.pipeline.model.means.detach())
+
+
+@pytest.mark.parametrize("ablation", ["no_generation", "no_guidance", "random", "no_perceptual", "no_local_sampling"])
+def test_each_ablation_is_one_switch(ablation, capture, prior, tmp_path):
+    config = _config(capture, prior, tmp_path, steps=8)
+    datamanager = config.pipeline.datamanager
+    if ablation == "no_generation":
+        config.pipeline.generate = False
+    elif ablation == "no_guidance":
+        datamanager.guidance = False
+    elif ablation == "random":
+        datamanager.trajectories.strategy = "random"
+    elif ablation == "no_perceptual":
+        config.pipeline.model.perceptual = "none"
+    else:
+        datamanager.local_sampling = False
+    pipeline = _train(config).pipeline
+    assert (len(pipeline.datamanager.store) > 0) == (ablation != "no_generation")
+
+
+def test_without_a_useful_trajectory_the_run_says_so_and_ends(capture, prior, tmp_path, capsys):
+    config = _config(capture, prior, tmp_path, steps=6)
+    config.pipeline.datamanager.trajectories.max_hole_fraction = 0.0
+    pipeline = _train(config).pipeline
+    assert pipeline.datamanager.pool.is_empty
+    assert "No useful trajectory" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_capture_without_test_views_trains_and_says_so(prior, tmp_path, capsys):
+    capture = write_capture(tmp_path / "all", num_test=0)
+    config = _config(capture, prior, tmp_path, steps=4)
+    _train(config)
+    assert "No test views to score" in capsys.readouterr().out
+    _, pipeline, _, _ = eval_setup(config.get_base_dir() / "config.yml")
+    with pytest.raises(SystemExit, match="no test views"):
+        pipeline.get_average_eval_image_metrics()
+
+
+def test_several_devices_are_refused(capture, prior, tmp_path):
+    with pytest.raises(ValueError, match="one device"):
+        _config(capture, prior, tmp_path).pipeline.setup(device="cpu", world_size=2)
+
+
+def test_saved_configuration_holds_what_was_used(capture, prior, tmp_path):
+    config = _config(capture, prior, tmp_path, steps=None)
+    saved = yaml.load((config.get_base_dir() / "config.yml").read_text(), Loader=yaml.Loader)
+    assert saved.max_num_iterations == 2000 and saved.pipeline.datamanager.max_image_side == 256

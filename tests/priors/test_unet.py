@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+from diffusers.models.resnet import TemporalConvLayer
 from torch import nn
 
+from guidedvd_ns.priors.viewcrafter.blocks import TemporalConv
 from guidedvd_ns.priors.viewcrafter.keys import original_to_ours
 from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
 from tests.priors.recordings import fixture_tensors, original_unet, relative_error, viewcrafter_fixtures
@@ -128,6 +130,18 @@ def test_saved_network_loads_again(tmp_path):
     x, t = torch.randn(1, 8, 2, 4, 4), torch.tensor([999])
     with torch.no_grad():
         assert torch.equal(loaded(x, t), unet(x, t))
+
+
+def test_temporal_convolution_is_that_of_diffusers():
+    ours, theirs = TemporalConv(32, 32), TemporalConvLayer(32, 32)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(6, 32, 4, 5, requires_grad=True)
+    results = [layer(x, num_frames=3) for layer in (ours, theirs)]
+    grads = [torch.autograd.grad(result.square().sum(), x)[0] for result in results]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
 
 
 def test_bad_widths_and_contexts_are_named():

@@ -362,3 +362,15 @@ def test_whole_runs_match_the_original(
     video = torch.cat([recorded_prior.decode(latents, slice(k, k + 1)) for k in range(3)])
     expected = recorded[f"{run}/video"][0].permute(1, 2, 3, 0)
     assert relative_error(2 * video - 1, expected) < 1e-3
+
+
+@pytest.mark.gpu
+def test_a_gpu_samples_what_a_cpu_samples():
+    target, known = torch.rand(3, 16, 24, 3, generator=seeded(5)), torch.ones(3, 16, 24, 1, dtype=torch.bool)
+    frames = []
+    for device in ("cpu", "cuda"):
+        prior = tiny_prior()
+        prior.unet.to(device)
+        prior.vae.to(device)
+        frames.append(drain(sample_guided(prior, target, known, target[0], seeded()))[1].cpu())
+    torch.testing.assert_close(*frames, rtol=1e-2, atol=1e-2)

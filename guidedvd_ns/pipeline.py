@@ -28,6 +28,7 @@ from guidedvd_ns.model import GuidedVDSplatModel, GuidedVDSplatModelConfig
 from guidedvd_ns.run_folder import SequenceFolder
 from guidedvd_ns.schedule import Schedule, follow_schedule
 from guidedvd_ns.sequences import GeneratedSequence
+from guidedvd_ns.viewer import GenerationPanel
 
 
 @dataclass
@@ -67,6 +68,7 @@ class GuidedVDPipeline(VanillaPipeline):
         self.schedule: Schedule | None = None
         self._begun = False
         self._started = time.perf_counter()
+        self.generation = GenerationPanel()
 
     @property
     def gaussians(self) -> GuidedVDSplatModel:
@@ -146,7 +148,7 @@ class GuidedVDPipeline(VanillaPipeline):
 
     def _before_step(self, trainer: Trainer, step: int) -> None:
         """Move on to the second phase when it is time; there, do this step's share of generation."""
-        schedule = self._settled_schedule
+        schedule = self._settled_schedule()
         self.gaussians.training_infos.clear()
         if schedule.fits_guide(step):
             return
@@ -159,6 +161,9 @@ class GuidedVDPipeline(VanillaPipeline):
         finished = self.datamanager.advance_generation(schedule.phase_step(step), schedule)
         if finished is not None:
             _write_to_tensorboard(finished, step)
+            self.generation.show(finished)
+            kept, tried = self.folder.counts()
+            self.generation.say(f"{kept} of {tried} sequences kept")
 
     def _begin_scene(self, optimizers: Optimizers) -> None:
         """Freeze the guide and start the model afresh from the initial points."""
@@ -169,10 +174,11 @@ class GuidedVDPipeline(VanillaPipeline):
             )
         self.gaussians.restart(optimizers.optimizers)
         self._begun = True
+        self.generation.say("fitting the scene")
         CONSOLE.log(f"The guide is frozen ({len(self.guide.get_buffer('means'))} Gaussians); the scene begins afresh.")
 
-    @property
     def _settled_schedule(self) -> Schedule:
+        # A method: the viewer reads every property of a pipeline, before there is a schedule.
         if self.schedule is None:
             raise RuntimeError(
                 "the schedule is settled by get_training_callbacks, which the trainer calls before training"
@@ -184,7 +190,7 @@ class GuidedVDPipeline(VanillaPipeline):
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
         """Losses of one input view and, in the second phase, of one generated view."""
         outputs, losses, metrics = super().get_train_loss_dict(step)
-        schedule = self._settled_schedule
+        schedule = self._settled_schedule()
         if not self.config.generate or schedule.fits_guide(step):
             return outputs, losses, metrics
         view = self.datamanager.next_generated(schedule.phase_step(step), schedule)

@@ -110,6 +110,8 @@ class InlineGenerator:
             draws,
             num_steps=settings.num_steps,
             guidance_factor=settings.guidance_factor if settings.guided else 0.0,
+            height=target.shape[1],
+            width=target.shape[2],
             perceptual=_perceptual(settings.perceptual, target.device),
             perceptual_weight=settings.perceptual_weight,
         )

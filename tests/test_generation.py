@@ -63,6 +63,17 @@ def test_prior_sees_guide_and_photograph_at_its_own_size():
     torch.testing.assert_close(prior.seen["reference"], torch.full((24, 32, 3), 0.3))
 
 
+def test_portrait_photographs_are_sampled_upright():
+    generator = _generator()
+    path = Trajectory(
+        view=0, scale=1.0, radius=2.0, azimuth=15.0, elevation=0.0, hole_fraction=0.4, cameras=cameras(4, 36, 64)
+    )
+    generator.submit(0, path, torch.rand(64, 36, 3))
+    generator.advance(5)
+    sequence = generator.poll()
+    assert sequence is not None and sequence.frames.shape == (4, 36, 20, 3)
+
+
 def test_masked_parts_of_the_photograph_are_unknown():
     prior = GreyPrior()
     generator = _generator(prior=prior)

@@ -1,0 +1,110 @@
+"""A procedural room as plain tensors: affine boxes, cylinders and ellipsoids with materials, and two lights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+NUM_BOXES = 112
+NUM_CYLINDERS = 20
+NUM_ELLIPSOIDS = 28
+NUM_PRIMITIVES = NUM_BOXES + NUM_CYLINDERS + NUM_ELLIPSOIDS
+"""Every room has this many primitives (unused ones lie far below the floor): static shapes for batches and compilers."""
+
+NUM_LIGHTS = 2
+
+HELD_OUT_SEEDS = 10_000_000
+"""Rooms with seeds from here on are never trained on: they serve the demo, validation and benchmarks."""
+
+
+def training_seed(index: int) -> int:
+    """The seed of the index-th training room; never one of the held-out ones.
+
+    Args:
+        index: any non-negative integer.
+
+    Raises:
+        ValueError: if the index is negative.
+    """
+    if index < 0:
+        raise ValueError(f"Training rooms are numbered from 0, but index {index} was asked for; use 0 or more.")
+    return index % HELD_OUT_SEEDS
+
+
+@dataclass(frozen=True)
+class Room:
+    """A batch of B rooms. Metres, z up, floor at z = 0, the origin in the middle of the floor.
+
+    Primitives are ordered boxes, cylinders, ellipsoids (P = NUM_PRIMITIVES); materials are those of the primitives
+    followed by the six inner faces of the room: -x, +x, -y, +y walls, floor, ceiling.
+    """
+
+    size: Tensor
+    """[B, 3] inner width (x), depth (y) and height (z)."""
+    frames: Tensor
+    """[B, P, 3, 4] world to the primitive's unit shape: the cube [-1, 1]^3, the cylinder of radius 1 about z, the unit
+    sphere."""
+    half: Tensor
+    """[B, P, 3] half extents in metres along the primitive's own axes."""
+    taper: Tensor
+    """[B, P] cylinders only: the radius at unit height z is (1 + taper z) times the half extent."""
+    texture: Tensor
+    """[B, P + 6] int64 texture codes (`textures.Texture`)."""
+    colors: Tensor
+    """[B, P + 6, 3, 3] three sRGB colours for each material."""
+    params: Tensor
+    """[B, P + 6, 4] texture scale in metres, pattern seed, emission, and 1 where the pattern is turned by 90 degrees."""
+    light_position: Tensor
+    """[B, 2, 3] centres of the two square lights."""
+    light_axes: Tensor
+    """[B, 2, 2, 3] the lights' half edges, metres."""
+    light_color: Tensor
+    """[B, 2, 3] linear intensity at one metre."""
+    ambient: Tensor
+    """[B, 3] linear ambient light."""
+
+    @staticmethod
+    def sample(seed: int) -> Room:
+        """One furnished room (B = 1) on the CPU, fully determined by the seed.
+
+        Args:
+            seed: non-negative; see `HELD_OUT_SEEDS` and `training_seed` for which ones may be trained on.
+
+        Raises:
+            ValueError: if the seed is negative.
+        """
+        from guidedvd_ns.data.rooms.layout import sample_room
+
+        if seed < 0:
+            raise ValueError(f"Room seeds are 0 or more, but {seed} was given; pass a non-negative integer.")
+        return sample_room(seed)
+
+    def to(self, device: torch.device | str) -> Room:
+        """The same rooms on another device."""
+        return Room(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+    def __len__(self) -> int:
+        return self.size.shape[0]
+
+    def __getitem__(self, index: int | slice) -> Room:
+        """The chosen rooms, still as a batch."""
+        chosen = slice(index, index + 1 or None) if isinstance(index, int) else index
+        return Room(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+    @property
+    def device(self) -> torch.device:
+        return self.size.device
+
+
+def stack_rooms(rooms: Sequence[Room]) -> Room:
+    """One batch of all the given rooms (all have `NUM_PRIMITIVES` primitives already).
+
+    Raises:
+        ValueError: if there are no rooms.
+    """
+    if not rooms:
+        raise ValueError("stack_rooms got an empty list; pass at least one room.")
+    return Room(**{f.name: torch.cat([getattr(room, f.name) for room in rooms]) for f in fields(Room)})

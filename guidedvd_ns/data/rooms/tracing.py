@@ -1,0 +1,244 @@
+"""Rays against the primitives of a batch of rooms: nearest hit, occlusion and distance, vectorised over primitives."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from guidedvd_ns.data.rooms.room import NUM_BOXES, NUM_CYLINDERS, NUM_PRIMITIVES, Room
+
+_BOXES = slice(0, NUM_BOXES)
+_CYLINDERS = slice(NUM_BOXES, NUM_BOXES + NUM_CYLINDERS)
+_ELLIPSOIDS = slice(NUM_BOXES + NUM_CYLINDERS, NUM_PRIMITIVES)
+_FAR = 1e6
+
+
+class Hit(NamedTuple):
+    """Nearest surfaces along R rays of each of B rooms."""
+
+    t: Tensor
+    """[B, R] ray parameter: the hit is at origin + t * direction."""
+    index: Tensor
+    """[B, R] int64 material index: primitive, or P + face for the room's own faces."""
+    position: Tensor
+    """[B, R, 3] world position."""
+    normal: Tensor
+    """[B, R, 3] unit world normal, towards the ray's origin."""
+    uv: Tensor
+    """[B, R, 2] metric surface coordinates of the material, centred on the face; v is up on upright faces."""
+    extent: Tensor
+    """[B, R, 2] half extents of the face in the same coordinates, metres."""
+    front: Tensor
+    """[B, R] bool: a box's -y or +y face, where fronts (doors, paintings, books) are drawn."""
+
+
+def nearest_hit(
+    room: Room,
+    origins: Tensor,  # [B, R, 3]
+    directions: Tensor,  # [B, R, 3]
+) -> Hit:
+    """The first surface that each ray meets. Origins must lie inside the room; directions need not be unit vectors."""
+    t_primitive, primitive = _entry_distances(room, origins, directions).min(dim=-1)
+    t_wall, face = _room_exit(room.size[:, None], origins, directions)
+    inside = t_primitive < t_wall
+    t = torch.where(inside, t_primitive, t_wall)
+    index = torch.where(inside, primitive, NUM_PRIMITIVES + face)
+    position = origins + t[..., None] * directions
+    normal, uv, extent, front = _primitive_surface(room, primitive, position)
+    wall_normal, wall_uv, wall_extent = _room_surface(room.size[:, None], face, position)
+    inside = inside[..., None]
+    return Hit(
+        t,
+        index,
+        position,
+        torch.where(inside, normal, wall_normal),
+        torch.where(inside, uv, wall_uv),
+        torch.where(inside, extent, wall_extent),
+        front & inside[..., 0],
+    )
+
+
+def is_occluded(
+    room: Room,
+    starts: Tensor,  # [B, R, 3]
+    ends: Tensor,  # [B, R, 3]
+) -> Tensor:
+    """[B, R] bool: some primitive lies between start and end (the room's own faces never do)."""
+    return (_entry_distances(room, starts, ends - starts) < 1.0).any(dim=-1)
+
+
+def distance_to_primitives(
+    room: Room,
+    points: Tensor,  # [B, R, 3]
+) -> Tensor:
+    """[B, R] metres to the nearest primitive, negative inside; exact for boxes, close for cylinders and ellipsoids."""
+    local = _apply(room.frames, points, True)
+    half = room.half[:, None].unbind(-1)
+    x, y, z = (axis.abs() for axis in local)
+    qx, qy, qz = ((c[..., _BOXES] - 1) * h[..., _BOXES] for c, h in zip((x, y, z), half, strict=True))
+    boxes = _corner_distance(qx, qy, qz)
+    radial = (x * x + y * y).clamp_min(1e-12).sqrt()
+    radius = 1 + room.taper[:, None, _CYLINDERS] * local[2][..., _CYLINDERS]
+    side = (radial[..., _CYLINDERS] - radius) * half[0][..., _CYLINDERS]
+    cap = (z[..., _CYLINDERS] - 1) * half[2][..., _CYLINDERS]
+    cylinders = side.clamp_min(0).hypot(cap.clamp_min(0)) + torch.maximum(side, cap).clamp_max(0)
+    # |p| (|p| - 1) / |grad| is the usual first-order distance to an ellipsoid.
+    ex, ey, ez = (c[..., _ELLIPSOIDS] for c in (x, y, z))
+    hx, hy, hz = (h[..., _ELLIPSOIDS] for h in half)
+    length = (ex * ex + ey * ey + ez * ez).clamp_min(1e-12).sqrt()
+    gradient = ((ex / hx) ** 2 + (ey / hy) ** 2 + (ez / hz) ** 2).clamp_min(1e-12).sqrt()
+    ellipsoids = length * (length - 1) / gradient
+    return torch.minimum(boxes.amin(-1), torch.minimum(cylinders.amin(-1), ellipsoids.amin(-1)))
+
+
+def distance_to_walls(
+    size: Tensor,  # [B, 3]
+    points: Tensor,  # [B, R, 3]
+) -> Tensor:
+    """[B, R] metres to the nearest of the room's own six faces, negative outside."""
+    half = size[:, None] / 2
+    upper = torch.cat(
+        [half[..., :2] - points[..., :2].abs(), half[..., 2:] - (points[..., 2:] - half[..., 2:]).abs()], -1
+    )
+    return upper.amin(-1)
+
+
+def _apply(frames: Tensor, vectors: Tensor, as_points: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors [B, R, 3] in the frames [B, P, 3, 4] of all primitives: three tensors [B, R, P].
+
+    A compiler fuses the spelled-out products into the loop over primitives; without one a matrix product is faster.
+    """
+    if torch.compiler.is_compiling():
+        vx, vy, vz = vectors[..., None].unbind(-2)
+        rows = frames[:, None].unbind(-2)
+        moved = [r[..., 0] * vx + r[..., 1] * vy + r[..., 2] * vz for r in rows]
+        return tuple(m + r[..., 3] for m, r in zip(moved, rows, strict=True)) if as_points else tuple(moved)  # pyright: ignore
+    batch, count = frames.shape[:2]
+    stacked = frames.permute(0, 2, 1, 3).reshape(batch, 3 * count, 4)
+    if as_points:
+        moved = torch.baddbmm(stacked[:, None, :, 3], vectors, stacked[..., :3].transpose(1, 2))
+    else:
+        moved = vectors @ stacked[..., :3].transpose(1, 2)
+    return moved.split(count, dim=-1)  # pyright: ignore
+
+
+def _entry_distances(room: Room, origins: Tensor, directions: Tensor) -> Tensor:
+    """[B, R, P] ray parameter at which each primitive is entered from outside, or _FAR."""
+    o = _apply(room.frames, origins, True)
+    d = _apply(room.frames, directions, False)
+    return torch.cat(
+        [
+            _enter_boxes(*((axis[..., _BOXES]) for axis in o + d)),
+            _enter_cylinders(*((axis[..., _CYLINDERS]) for axis in o + d), room.taper[:, None, _CYLINDERS]),
+            _enter_ellipsoids(*((axis[..., _ELLIPSOIDS]) for axis in o + d)),
+        ],
+        dim=-1,
+    )
+
+
+def _enter_boxes(ox: Tensor, oy: Tensor, oz: Tensor, dx: Tensor, dy: Tensor, dz: Tensor) -> Tensor:
+    """Slab test against the unit cube."""
+    near, far = None, None
+    for o, d in ((ox, dx), (oy, dy), (oz, dz)):
+        # A direction along the slab must stay finite, or 0 * inf makes NaN for rays within a face.
+        inverse = 1 / torch.where(d.abs() < 1e-9, 1e-9, d)
+        middle, width = -o * inverse, inverse.abs()
+        near = middle - width if near is None else torch.maximum(near, middle - width)
+        far = middle + width if far is None else torch.minimum(far, middle + width)
+    return torch.where((near < far) & (near > 0), near, _FAR)  # pyright: ignore
+
+
+def _enter_cylinders(ox: Tensor, oy: Tensor, oz: Tensor, dx: Tensor, dy: Tensor, dz: Tensor, taper: Tensor) -> Tensor:
+    """Capped cone frustum x^2 + y^2 = (1 + taper z)^2, |z| <= 1."""
+    radius = 1 + taper * oz
+    a = dx * dx + dy * dy - (taper * dz) ** 2
+    b = ox * dx + oy * dy - taper * dz * radius
+    c = ox * ox + oy * oy - radius * radius
+    a = torch.where(a.abs() < 1e-9, 1e-9, a)
+    discriminant = b * b - a * c
+    root = discriminant.clamp_min(0).sqrt()
+    entry = torch.full_like(a, _FAR)
+    for t in ((-b - root) / a, (-b + root) / a):
+        valid = (discriminant > 0) & (t > 0) & ((oz + t * dz).abs() <= 1)
+        entry = torch.where(valid & (t < entry), t, entry)
+    inverse = 1 / torch.where(dz.abs() < 1e-9, 1e-9, dz)
+    for cap in (-1.0, 1.0):
+        t = (cap - oz) * inverse
+        valid = (t > 0) & ((ox + t * dx) ** 2 + (oy + t * dy) ** 2 <= (1 + cap * taper) ** 2)
+        entry = torch.where(valid & (t < entry), t, entry)
+    return entry
+
+
+def _enter_ellipsoids(ox: Tensor, oy: Tensor, oz: Tensor, dx: Tensor, dy: Tensor, dz: Tensor) -> Tensor:
+    """Unit sphere, entered from outside."""
+    a = dx * dx + dy * dy + dz * dz
+    b = ox * dx + oy * dy + oz * dz
+    # The closest approach keeps float32 precise where b^2 - a c would cancel.
+    nearest = -b / a
+    gap = (ox + nearest * dx) ** 2 + (oy + nearest * dy) ** 2 + (oz + nearest * dz) ** 2
+    t = nearest - ((1 - gap).clamp_min(0) / a).sqrt()
+    return torch.where((gap < 1) & (t > 0), t, _FAR)
+
+
+def _corner_distance(qx: Tensor, qy: Tensor, qz: Tensor) -> Tensor:
+    """Signed distance to a box from the three face distances."""
+    x, y, z = qx.clamp_min(0), qy.clamp_min(0), qz.clamp_min(0)
+    outside = (x * x + y * y + z * z).sqrt()
+    return outside + torch.maximum(qx, torch.maximum(qy, qz)).clamp_max(0)
+
+
+def _room_exit(size: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Ray parameter [B, R] and face number [B, R] (-x +x -y +y floor ceiling) where rays leave the room's box."""
+    centre = torch.stack([torch.zeros_like(size[..., 0])] * 2 + [size[..., 2] / 2], -1)
+    safe = torch.where(directions.abs() < 1e-9, 1e-9, directions)
+    t, axis = ((torch.sign(safe) * size / 2 + centre - origins) / safe).min(dim=-1)
+    positive = torch.gather(safe, -1, axis[..., None])[..., 0] > 0
+    return t, 2 * axis + positive.long()
+
+
+def _primitive_surface(room: Room, index: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normal, surface coordinates, face extents and front flag on the given primitives [B, R]."""
+    frame = torch.gather(room.frames, 1, index[..., None, None].expand(*index.shape, 3, 4))
+    half = torch.gather(room.half, 1, index[..., None].expand(*index.shape, 3))
+    taper = torch.gather(room.taper, 1, index)
+    local = (frame[..., :3] * position[..., None, :]).sum(-1) + frame[..., 3]
+    is_box = (index < _BOXES.stop)[..., None]
+    is_cylinder = ((index >= _CYLINDERS.start) & (index < _CYLINDERS.stop))[..., None]
+
+    # The local coordinate nearest to 1 tells the face of a box, the height tells the caps of a cylinder.
+    axis = torch.nn.functional.one_hot(local.abs().argmax(-1), 3).to(local.dtype)
+    x, y, z = local.unbind(-1)
+    on_cap = (z.abs() > 1 - 1e-4)[..., None] & is_cylinder
+    side = torch.stack([x, y, -taper * (1 + taper * z)], -1)
+    up = torch.stack([torch.zeros_like(z), torch.zeros_like(z), z], -1)
+    gradient = torch.where(is_box, axis * local, torch.where(on_cap, up, torch.where(is_cylinder, side, local)))
+    normal = torch.nn.functional.normalize((gradient[..., None] * frame[..., :3]).sum(-2), dim=-1)
+
+    metric = local * half
+    around = torch.atan2(y, x) * half[..., 0]
+    on_x, on_y, on_z = axis.unbind(-1)
+    flat_uv = torch.stack(
+        [metric[..., 0] * (1 - on_x) + metric[..., 1] * on_x, metric[..., 2] * (1 - on_z) + metric[..., 1] * on_z], -1
+    )
+    flat_extent = torch.stack(
+        [half[..., 0] * (1 - on_x) + half[..., 1] * on_x, half[..., 2] * (1 - on_z) + half[..., 1] * on_z], -1
+    )
+    round_uv = torch.where(on_cap, metric[..., :2], torch.stack([around, metric[..., 2]], -1))
+    round_extent = torch.stack([half[..., 0] * torch.pi, half[..., 2]], -1)
+    uv = torch.where(is_box, flat_uv, round_uv)
+    extent = torch.where(is_box, flat_extent, round_extent)
+    return normal, uv, extent, (on_y > 0) & is_box[..., 0]
+
+
+def _room_surface(size: Tensor, face: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Inward normal, surface coordinates and face extents on the room's own faces [B, R]."""
+    axis = torch.nn.functional.one_hot(face // 2, 3).to(position.dtype)
+    normal = axis * (1 - 2 * (face % 2))[..., None]
+    on_x, _, on_z = axis.unbind(-1)
+
+    def project(p: Tensor) -> Tensor:
+        return torch.stack([p[..., 0] * (1 - on_x) + p[..., 1] * on_x, p[..., 2] * (1 - on_z) + p[..., 1] * on_z], -1)
+
+    return normal, project(position), project(size.expand_as(position)) / 2

@@ -21,6 +21,9 @@ HALF = np.float32(0.5)
 ONE = np.float32(1.0)
 ZERO = np.float32(0.0)
 
+MARGIN = 0.05
+"""Pixels that are tried beyond those a Gaussian reaches by calculation, for the rounding of single precision."""
+
 NUM_FEATURES = 4
 """Channels that are composited: red, green, blue, depth."""
 NUM_GRADIENTS = 12
@@ -48,32 +51,35 @@ def _reach(a, b, c, opacity):
     The determinant is 0 for needles so long that single precision has lost it: then no bound can be relied on.
     """
     determinant = float(a) * float(c) - float(b) * float(b)
-    if determinant < 1e-5 * float(a) * float(c):
+    if determinant < 1e-4 * float(a) * float(c):
         determinant = 0.0
     return 2.0 * math.log(float(opacity) / float(MIN_ALPHA)), determinant
 
 
 @njit(inline="always")
-def _row_range(a, mean_y, reach, determinant, first, last):
-    """Pixel rows in [first, last) whose centres lie within reach, and at most one more on each side."""
-    if determinant == 0.0:
-        return first, last
-    half_height = math.sqrt(reach * float(a) / determinant)
-    low = math.floor(float(mean_y) - half_height - 0.5)
-    high = math.ceil(float(mean_y) + half_height + 0.5)
+def _pixel_range(center, half_length, first, last):
+    """The pixels in [first, last) whose centres are at most half_length, or MARGIN more, from center."""
+    low = math.ceil(center - half_length - (0.5 + MARGIN))
+    high = math.floor(center + half_length + (0.5 + MARGIN))
     return int(max(low, float(first))), int(min(high, float(last)))
 
 
 @njit(inline="always")
-def _column_range(a, b, mean_x, dy, reach, determinant, first, last):
-    """Pixel columns in [first, last) within reach on the row at offset dy, and at most one more on each side."""
+def _row_range(a, mean_y, reach, determinant, first, last):
+    """Pixel rows in [first, last) that the Gaussian reaches."""
     if determinant == 0.0:
         return first, last
-    half_width = math.sqrt(max(float(a) * reach - determinant * float(dy) * float(dy), 0.0)) / float(a)
-    center = float(mean_x) + float(b) * float(dy) / float(a)
-    low = math.floor(center - half_width - 0.5)
-    high = math.ceil(center + half_width + 0.5)
-    return int(max(low, float(first))), int(min(high, float(last)))
+    return _pixel_range(float(mean_y), math.sqrt(reach * float(a) / determinant), first, last)
+
+
+@njit(inline="always")
+def _column_range(a, b, mean_x, dy, reach, determinant, first, last):
+    """Pixel columns in [first, last) that the Gaussian reaches on the row at offset dy."""
+    if determinant == 0.0:
+        return first, last
+    inverse_a = 1.0 / float(a)
+    half_width = math.sqrt(max(float(a) * reach - determinant * float(dy) * float(dy), 0.0)) * inverse_a
+    return _pixel_range(float(mean_x) + float(b) * float(dy) * inverse_a, half_width, first, last)
 
 
 @_compiled

@@ -43,7 +43,7 @@ def rasterize(
         scales: standard deviations along the own axes, in world units, after the exponential.
         opacities: in [0, 1], after the sigmoid.
         colors: RGB, or coefficients of spherical harmonics where sh_degree is given.
-        viewmats: world-to-camera, OpenCV convention (see `camera_matrices`). Differentiable.
+        viewmats: world-to-camera, rigid, OpenCV convention (see `camera_matrices`). Differentiable.
         Ks: intrinsics in pixels. Not differentiable on CUDA.
         width, height: of the images, in pixels.
         sh_degree: bands in use, 0 to 3, with (sh_degree + 1) ** 2 <= K.
@@ -112,7 +112,8 @@ def _rasterize_on_cpu(
     if sh_degree is None:
         rgb = colors.expand(num_cameras, -1, -1)
     else:
-        rgb = sh_to_rgb(sh_degree, means, colors, torch.linalg.inv(viewmats)[:, :3, 3])
+        camera_positions = -(viewmats[:, None, :3, 3] @ viewmats[:, :3, :3])[:, 0]
+        rgb = sh_to_rgb(sh_degree, means, colors, camera_positions)
     if rasterize_mode == "antialiased":
         splat_opacities = opacities * splats.compensations
     else:

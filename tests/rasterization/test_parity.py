@@ -80,7 +80,7 @@ def test_values_and_gradients_match_the_dense_twin(name: str) -> None:
 
 
 def test_gradient_of_the_pose_matches_the_twin() -> None:
-    """On the directions that keep the pose rigid: off them the two ways to find the camera's position differ."""
+    """Along the six directions that keep the pose rigid."""
     gaussians = random_gaussians(80, num_bases=9)
     viewmats, Ks = cameras(1, 40, 30)
 

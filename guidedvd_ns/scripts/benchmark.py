@@ -1,0 +1,16 @@
+"""`gvd-benchmark`: measures parts of the method, one subcommand each; a subcommand is a module of `benchmarks`."""
+
+from tyro.extras import SubcommandApp
+
+from guidedvd_ns.scripts.benchmarks.rasterizer import benchmark_rasterizer
+
+app = SubcommandApp()
+app.command(name="rasterizer")(benchmark_rasterizer)
+
+
+def main() -> None:
+    app.cli(prog="gvd-benchmark", description="Measure parts of GuidedVD-3DGS on this machine.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `gvd-benchmark` measures, one command a module."""

@@ -1,0 +1,73 @@
+"""Clips of real procedural rooms at tiny sizes: geometry, holes, seeds."""
+
+import pytest
+import torch
+
+from guidedvd_ns.data.clips import ClipConfig, RoomClips, _Paths, _poses, concatenate_clips
+from guidedvd_ns.data.rooms import HELD_OUT_SEEDS
+from guidedvd_ns.trajectories import orbit
+
+TINY = ClipConfig(
+    num_frames=3, height=24, width=32, rooms_per_batch=2, clips_per_room=2, views_per_room=3, supersample=1
+)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return RoomClips(TINY, "cpu", seed=1).batch(0)
+
+
+def test_shapes_ranges_and_reference(batch):
+    assert batch.target.shape == batch.condition.shape == (len(batch), 3, 24, 32, 3)
+    assert batch.known.shape == (len(batch), 3, 24, 32, 1)
+    assert 0 < len(batch) <= 8
+    assert batch.target.min() >= 0 and batch.target.max() <= 1
+    assert torch.equal(batch.condition[:, 0], batch.target[:, 0])
+    assert (batch.known[:, 0] == 1).all()
+
+
+def test_holes_are_of_the_wanted_size(batch):
+    holes = batch.hole_fraction()
+    assert (holes >= TINY.min_hole_fraction).all() and (holes <= TINY.max_hole_fraction).all()
+    assert 0.05 < float(holes.mean()) < 0.35
+
+
+def test_known_pixels_show_the_truth_up_to_defects(batch):
+    known = batch.known[:, 1:].bool().expand_as(batch.target[:, 1:])
+    difference = (batch.condition - batch.target)[:, 1:][known].abs()
+    assert 0 < float(difference.mean()) < 0.1
+
+
+def test_a_batch_depends_on_its_number_and_seed_alone(batch):
+    source = RoomClips(TINY, "cpu", seed=1)
+    source.batch(1)
+    again = source.batch(0)
+    assert torch.equal(again.target, batch.target) and torch.equal(again.condition, batch.condition)
+    other = RoomClips(TINY, "cpu", seed=2).batch(0)
+    assert other.target.shape != batch.target.shape or not torch.equal(other.target, batch.target)
+
+
+def test_training_never_meets_held_out_rooms():
+    training, held_out = RoomClips(TINY, "cpu"), RoomClips(TINY, "cpu", held_out=True)
+    assert max(training.room_seeds(HELD_OUT_SEEDS - 1)) < HELD_OUT_SEEDS
+    assert held_out.room_seeds(0) == [HELD_OUT_SEEDS, HELD_OUT_SEEDS + 1]
+
+
+def test_poses_are_those_of_the_methods_trajectories():
+    views = torch.eye(4)[:3][None, None].repeat(1, 2, 1, 1)
+    views[0, :, :, 3] = torch.tensor([[0.1, 0.2, 0.3], [1.0, -2.0, 1.5]])
+    paths = _Paths(
+        reference=torch.tensor([[1]]),
+        radius=torch.tensor([[2.5]]),
+        azimuth=torch.tensor([[20.0]]),
+        elevation=torch.tensor([[-10.0]]),
+        uses_view=torch.ones(1, 1, 2, dtype=torch.bool),
+    )
+    progress = torch.linspace(0, 1, 4)
+    expected = orbit(views[0, 1], 2.5, 20 * progress, -10 * progress)
+    torch.testing.assert_close(_poses(paths, views, progress)[0, 0], expected)
+
+
+def test_concatenation_keeps_order(batch):
+    both = concatenate_clips([batch[:1], batch[1:2]])
+    assert torch.equal(both.target, batch.target[:2])

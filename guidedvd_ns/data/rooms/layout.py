@@ -9,7 +9,7 @@ from typing import NamedTuple
 from guidedvd_ns.data.rooms import decor, furniture
 from guidedvd_ns.data.rooms.dice import Dice
 from guidedvd_ns.data.rooms.furniture import Furniture
-from guidedvd_ns.data.rooms.parts import Lights, Material, Piece, Vector, pack
+from guidedvd_ns.data.rooms.parts import Lights, Piece, Vector, pack
 from guidedvd_ns.data.rooms.room import Room
 from guidedvd_ns.data.rooms.style import Style, hsv, shaded
 

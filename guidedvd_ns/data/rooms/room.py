@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ NUM_BOXES = 112
 NUM_CYLINDERS = 20
 NUM_ELLIPSOIDS = 28
 NUM_PRIMITIVES = NUM_BOXES + NUM_CYLINDERS + NUM_ELLIPSOIDS
-"""Every room has this many primitives (unused ones lie far below the floor): static shapes for batches and compilers."""
+"""A sampled room has this many (unused ones lie far below the floor): static shapes for batches and compilers."""
+
+_BELOW_ALL = -49.0
 
 NUM_LIGHTS = 2
 
@@ -38,8 +40,8 @@ def training_seed(index: int) -> int:
 class Room:
     """A batch of B rooms. Metres, z up, floor at z = 0, the origin in the middle of the floor.
 
-    Primitives are ordered boxes, cylinders, ellipsoids (P = NUM_PRIMITIVES); materials are those of the primitives
-    followed by the six inner faces of the room: -x, +x, -y, +y walls, floor, ceiling.
+    Primitives are ordered boxes, cylinders, ellipsoids (P = NUM_PRIMITIVES, unless trimmed); materials are those of the
+    primitives followed by the six inner faces of the room: -x, +x, -y, +y walls, floor, ceiling.
     """
 
     size: Tensor
@@ -56,7 +58,7 @@ class Room:
     colors: Tensor
     """[B, P + 6, 3, 3] three sRGB colours for each material."""
     params: Tensor
-    """[B, P + 6, 4] texture scale in metres, pattern seed, emission, and 1 where the pattern is turned by 90 degrees."""
+    """[B, P + 6, 4] texture scale in metres, pattern seed, emission, and 1 where the pattern is turned by 90 deg."""
     light_position: Tensor
     """[B, 2, 3] centres of the two square lights."""
     light_axes: Tensor
@@ -65,6 +67,8 @@ class Room:
     """[B, 2, 3] linear intensity at one metre."""
     ambient: Tensor
     """[B, 3] linear ambient light."""
+    counts: tuple[int, int, int] = (NUM_BOXES, NUM_CYLINDERS, NUM_ELLIPSOIDS)
+    """Boxes, cylinders and ellipsoids in the tensors, used or not."""
 
     @staticmethod
     def sample(seed: int) -> Room:
@@ -84,7 +88,7 @@ class Room:
 
     def to(self, device: torch.device | str) -> Room:
         """The same rooms on another device."""
-        return Room(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors().items()})
 
     def __len__(self) -> int:
         return self.size.shape[0]
@@ -92,7 +96,31 @@ class Room:
     def __getitem__(self, index: int | slice) -> Room:
         """The chosen rooms, still as a batch."""
         chosen = slice(index, index + 1 or None) if isinstance(index, int) else index
-        return Room(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+        return replace(self, **{name: tensor[chosen] for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by field name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "counts"}
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """Where boxes, cylinders and ellipsoids lie among the primitives."""
+        boxes, cylinders, ellipsoids = self.counts
+        return slice(0, boxes), slice(boxes, boxes + cylinders), slice(boxes + cylinders, sum(self.counts))
+
+    def trimmed(self) -> Room:
+        """The same rooms without the primitives that none of them uses: less work where shapes need not be static."""
+        heights = (torch.linalg.inv(self.frames[..., :3]) @ -self.frames[..., 3:])[..., 2, 0]
+        used = (heights > _BELOW_ALL).any(0)
+        used_counts = [max(int(used[part].sum()), 1) for part in self.slices]
+        keep = torch.cat(
+            [torch.arange(part.start, part.start + n) for part, n in zip(self.slices, used_counts, strict=True)]
+        ).to(self.device)
+        faces = torch.arange(len(used), len(used) + 6, device=self.device)
+        primitives = {name: getattr(self, name)[:, keep] for name in ("frames", "half", "taper")}
+        materials = {name: getattr(self, name)[:, torch.cat([keep, faces])] for name in ("texture", "colors", "params")}
+        boxes, cylinders, ellipsoids = used_counts
+        return replace(self, **primitives, **materials, counts=(boxes, cylinders, ellipsoids))
 
     @property
     def device(self) -> torch.device:
@@ -100,11 +128,15 @@ class Room:
 
 
 def stack_rooms(rooms: Sequence[Room]) -> Room:
-    """One batch of all the given rooms (all have `NUM_PRIMITIVES` primitives already).
+    """One batch of all the given rooms; sampled rooms are padded to the same number of primitives already.
 
     Raises:
-        ValueError: if there are no rooms.
+        ValueError: if there are no rooms, or trimmed ones of different sizes.
     """
     if not rooms:
         raise ValueError("stack_rooms got an empty list; pass at least one room.")
-    return Room(**{f.name: torch.cat([getattr(room, f.name) for room in rooms]) for f in fields(Room)})
+    if any(room.counts != rooms[0].counts for room in rooms):
+        raise ValueError("stack_rooms got trimmed rooms of different sizes; stack them before trimming.")
+    return replace(
+        rooms[0], **{name: torch.cat([getattr(room, name) for room in rooms]) for name in rooms[0].tensors()}
+    )

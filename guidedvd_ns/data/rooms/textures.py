@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidedvd_ns.data.rooms import paintings
-from guidedvd_ns.data.rooms.patterns import Surface, band, cell_random, fbm, fade, lines, mix, noise, pulse
+from guidedvd_ns.data.rooms.patterns import Surface, band, cell_random, fade, fbm, lines, mix, noise, pulse
 
 
 class Texture(IntEnum):
@@ -68,11 +68,20 @@ def evaluate(inputs: TextureInputs) -> Tensor:
     rgb = torch.zeros_like(s.a)
     for code, texture in _TEXTURES.items():
         chosen = inputs.code == code
-        value = texture(s)
-        if code in _FRONTS:
-            value = torch.where(inputs.front[..., None], value, _plain(s._replace(a=s.c)))
-        rgb = torch.where(chosen[..., None], value, rgb)
+        if rgb.device.type == "cpu":
+            # Only the points that have the texture: no cost on a CPU, but a synchronisation on a GPU.
+            at = chosen.nonzero(as_tuple=True)
+            rgb[at] = _on_fronts(code, texture, Surface(*(field[at] for field in s)), inputs.front[at])
+        else:
+            rgb = torch.where(chosen[..., None], _on_fronts(code, texture, s, inputs.front), rgb)
     return rgb.clamp(0, 1)
+
+
+def _on_fronts(code: Texture, texture: Callable[[Surface], Tensor], s: Surface, front: Tensor) -> Tensor:
+    """The texture, or its colour c off the fronts of a box if it belongs there only."""
+    if code not in _FRONTS:
+        return texture(s)
+    return torch.where(front[..., None], texture(s), _plain(s._replace(a=s.c)))
 
 
 def _plain(s: Surface) -> Tensor:

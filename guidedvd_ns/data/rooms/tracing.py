@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from guidedvd_ns.data.rooms.room import NUM_BOXES, NUM_CYLINDERS, NUM_PRIMITIVES, Room
+from guidedvd_ns.data.rooms.room import Room
 
-_BOXES = slice(0, NUM_BOXES)
-_CYLINDERS = slice(NUM_BOXES, NUM_BOXES + NUM_CYLINDERS)
-_ELLIPSOIDS = slice(NUM_BOXES + NUM_CYLINDERS, NUM_PRIMITIVES)
 _FAR = 1e6
+
+_Local = tuple[Tensor, ...]
+"""x, y and z in the primitives' own frames, each [B, R, P] (or [B, 1, P] for their half extents)."""
 
 
 class Hit(NamedTuple):
@@ -44,7 +44,7 @@ def nearest_hit(
     t_wall, face = _room_exit(room.size[:, None], origins, directions)
     inside = t_primitive < t_wall
     t = torch.where(inside, t_primitive, t_wall)
-    index = torch.where(inside, primitive, NUM_PRIMITIVES + face)
+    index = torch.where(inside, primitive, sum(room.counts) + face)
     position = origins + t[..., None] * directions
     normal, uv, extent, front = _primitive_surface(room, primitive, position)
     wall_normal, wall_uv, wall_extent = _room_surface(room.size[:, None], face, position)
@@ -74,23 +74,14 @@ def distance_to_primitives(
     points: Tensor,  # [B, R, 3]
 ) -> Tensor:
     """[B, R] metres to the nearest primitive, negative inside; exact for boxes, close for cylinders and ellipsoids."""
-    local = _apply(room.frames, points, True)
-    half = room.half[:, None].unbind(-1)
-    x, y, z = (axis.abs() for axis in local)
-    qx, qy, qz = ((c[..., _BOXES] - 1) * h[..., _BOXES] for c, h in zip((x, y, z), half, strict=True))
-    boxes = _corner_distance(qx, qy, qz)
-    radial = (x * x + y * y).clamp_min(1e-12).sqrt()
-    radius = 1 + room.taper[:, None, _CYLINDERS] * local[2][..., _CYLINDERS]
-    side = (radial[..., _CYLINDERS] - radius) * half[0][..., _CYLINDERS]
-    cap = (z[..., _CYLINDERS] - 1) * half[2][..., _CYLINDERS]
-    cylinders = side.clamp_min(0).hypot(cap.clamp_min(0)) + torch.maximum(side, cap).clamp_max(0)
-    # |p| (|p| - 1) / |grad| is the usual first-order distance to an ellipsoid.
-    ex, ey, ez = (c[..., _ELLIPSOIDS] for c in (x, y, z))
-    hx, hy, hz = (h[..., _ELLIPSOIDS] for h in half)
-    length = (ex * ex + ey * ey + ez * ez).clamp_min(1e-12).sqrt()
-    gradient = ((ex / hx) ** 2 + (ey / hy) ** 2 + (ez / hz) ** 2).clamp_min(1e-12).sqrt()
-    ellipsoids = length * (length - 1) / gradient
-    return torch.minimum(boxes.amin(-1), torch.minimum(cylinders.amin(-1), ellipsoids.amin(-1)))
+    nearest = torch.full_like(points[..., 0], _FAR)
+    for kind, distances in enumerate((_box_distances, _cylinder_distances, _ellipsoid_distances)):
+        if room.counts[kind]:
+            part = room.slices[kind]
+            local = _apply(room.frames[:, part], points, True)
+            half = room.half[:, None, part].unbind(-1)
+            nearest = torch.minimum(nearest, distances(local, half, room.taper[:, None, part]).amin(-1))
+    return nearest
 
 
 def distance_to_walls(
@@ -105,7 +96,7 @@ def distance_to_walls(
     return upper.amin(-1)
 
 
-def _apply(frames: Tensor, vectors: Tensor, as_points: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _apply(frames: Tensor, vectors: Tensor, as_points: bool) -> _Local:
     """Vectors [B, R, 3] in the frames [B, P, 3, 4] of all primitives: three tensors [B, R, P].
 
     A compiler fuses the spelled-out products into the loop over primitives; without one a matrix product is faster.
@@ -114,44 +105,45 @@ def _apply(frames: Tensor, vectors: Tensor, as_points: bool) -> tuple[Tensor, Te
         vx, vy, vz = vectors[..., None].unbind(-2)
         rows = frames[:, None].unbind(-2)
         moved = [r[..., 0] * vx + r[..., 1] * vy + r[..., 2] * vz for r in rows]
-        return tuple(m + r[..., 3] for m, r in zip(moved, rows, strict=True)) if as_points else tuple(moved)  # pyright: ignore
+        return tuple(m + r[..., 3] for m, r in zip(moved, rows, strict=True)) if as_points else tuple(moved)
     batch, count = frames.shape[:2]
     stacked = frames.permute(0, 2, 1, 3).reshape(batch, 3 * count, 4)
     if as_points:
         moved = torch.baddbmm(stacked[:, None, :, 3], vectors, stacked[..., :3].transpose(1, 2))
     else:
         moved = vectors @ stacked[..., :3].transpose(1, 2)
-    return moved.split(count, dim=-1)  # pyright: ignore
+    return moved.split(count, dim=-1)
 
 
 def _entry_distances(room: Room, origins: Tensor, directions: Tensor) -> Tensor:
     """[B, R, P] ray parameter at which each primitive is entered from outside, or _FAR."""
-    o = _apply(room.frames, origins, True)
-    d = _apply(room.frames, directions, False)
-    return torch.cat(
-        [
-            _enter_boxes(*((axis[..., _BOXES]) for axis in o + d)),
-            _enter_cylinders(*((axis[..., _CYLINDERS]) for axis in o + d), room.taper[:, None, _CYLINDERS]),
-            _enter_ellipsoids(*((axis[..., _ELLIPSOIDS]) for axis in o + d)),
-        ],
-        dim=-1,
-    )
+    entries = []
+    for kind, enter in enumerate((_enter_boxes, _enter_cylinders, _enter_ellipsoids)):
+        part = room.slices[kind]
+        frames = room.frames[:, part]
+        o, d = _apply(frames, origins, True), _apply(frames, directions, False)
+        entries.append(enter(o, d, room.taper[:, None, part]))
+    return torch.cat(entries, dim=-1)
 
 
-def _enter_boxes(ox: Tensor, oy: Tensor, oz: Tensor, dx: Tensor, dy: Tensor, dz: Tensor) -> Tensor:
+def _enter_boxes(origins: _Local, directions: _Local, _taper: Tensor) -> Tensor:
     """Slab test against the unit cube."""
-    near, far = None, None
-    for o, d in ((ox, dx), (oy, dy), (oz, dz)):
-        # A direction along the slab must stay finite, or 0 * inf makes NaN for rays within a face.
-        inverse = 1 / torch.where(d.abs() < 1e-9, 1e-9, d)
-        middle, width = -o * inverse, inverse.abs()
-        near = middle - width if near is None else torch.maximum(near, middle - width)
-        far = middle + width if far is None else torch.minimum(far, middle + width)
-    return torch.where((near < far) & (near > 0), near, _FAR)  # pyright: ignore
+    last_near, first_far = None, None
+    for o, d in zip(origins, directions, strict=True):
+        # A direction along the slab must stay finite, or inf - inf makes NaN.
+        inverse = (d + 1e-20).reciprocal()
+        middle, width = o * inverse, inverse.abs()
+        minus_near, far = middle + width, width - middle
+        last_near = minus_near if last_near is None else torch.minimum(last_near, minus_near)
+        first_far = far if first_far is None else torch.minimum(first_far, far)
+    assert last_near is not None and first_far is not None
+    hit = (last_near < 0) & (last_near + first_far > 0)
+    return torch.where(hit, -last_near, _FAR)
 
 
-def _enter_cylinders(ox: Tensor, oy: Tensor, oz: Tensor, dx: Tensor, dy: Tensor, dz: Tensor, taper: Tensor) -> Tensor:
+def _enter_cylinders(origins: _Local, directions: _Local, taper: Tensor) -> Tensor:
     """Capped cone frustum x^2 + y^2 = (1 + taper z)^2, |z| <= 1."""
+    (ox, oy, oz), (dx, dy, dz) = origins, directions
     radius = 1 + taper * oz
     a = dx * dx + dy * dy - (taper * dz) ** 2
     b = ox * dx + oy * dy - taper * dz * radius
@@ -171,8 +163,9 @@ def _enter_cylinders(ox: Tensor, oy: Tensor, oz: Tensor, dx: Tensor, dy: Tensor,
     return entry
 
 
-def _enter_ellipsoids(ox: Tensor, oy: Tensor, oz: Tensor, dx: Tensor, dy: Tensor, dz: Tensor) -> Tensor:
+def _enter_ellipsoids(origins: _Local, directions: _Local, _taper: Tensor) -> Tensor:
     """Unit sphere, entered from outside."""
+    (ox, oy, oz), (dx, dy, dz) = origins, directions
     a = dx * dx + dy * dy + dz * dz
     b = ox * dx + oy * dy + oz * dz
     # The closest approach keeps float32 precise where b^2 - a c would cancel.
@@ -182,11 +175,28 @@ def _enter_ellipsoids(ox: Tensor, oy: Tensor, oz: Tensor, dx: Tensor, dy: Tensor
     return torch.where((gap < 1) & (t > 0), t, _FAR)
 
 
-def _corner_distance(qx: Tensor, qy: Tensor, qz: Tensor) -> Tensor:
-    """Signed distance to a box from the three face distances."""
+def _box_distances(local: _Local, half: _Local, _taper: Tensor) -> Tensor:
+    """Signed distances to boxes, exact."""
+    qx, qy, qz = ((c.abs() - 1) * h for c, h in zip(local, half, strict=True))
     x, y, z = qx.clamp_min(0), qy.clamp_min(0), qz.clamp_min(0)
     outside = (x * x + y * y + z * z).sqrt()
     return outside + torch.maximum(qx, torch.maximum(qy, qz)).clamp_max(0)
+
+
+def _cylinder_distances(local: _Local, half: _Local, taper: Tensor) -> Tensor:
+    """Signed distances to cylinders; measured across the axis where they taper."""
+    x, y, z = local
+    side = (x.hypot(y) - (1 + taper * z)) * half[0]
+    cap = (z.abs() - 1) * half[2]
+    return side.clamp_min(0).hypot(cap.clamp_min(0)) + torch.maximum(side, cap).clamp_max(0)
+
+
+def _ellipsoid_distances(local: _Local, half: _Local, _taper: Tensor) -> Tensor:
+    """Signed distances to ellipsoids to first order, |p| (|p| - 1) / |gradient|."""
+    (x, y, z), (hx, hy, hz) = local, half
+    length = (x * x + y * y + z * z).clamp_min(1e-12).sqrt()
+    gradient = ((x / hx) ** 2 + (y / hy) ** 2 + (z / hz) ** 2).clamp_min(1e-12).sqrt()
+    return length * (length - 1) / gradient
 
 
 def _room_exit(size: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,8 +214,9 @@ def _primitive_surface(room: Room, index: Tensor, position: Tensor) -> tuple[Ten
     half = torch.gather(room.half, 1, index[..., None].expand(*index.shape, 3))
     taper = torch.gather(room.taper, 1, index)
     local = (frame[..., :3] * position[..., None, :]).sum(-1) + frame[..., 3]
-    is_box = (index < _BOXES.stop)[..., None]
-    is_cylinder = ((index >= _CYLINDERS.start) & (index < _CYLINDERS.stop))[..., None]
+    boxes, cylinders, _ = room.slices
+    is_box = (index < boxes.stop)[..., None]
+    is_cylinder = ((index >= cylinders.start) & (index < cylinders.stop))[..., None]
 
     # The local coordinate nearest to 1 tells the face of a box, the height tells the caps of a cylinder.
     axis = torch.nn.functional.one_hot(local.abs().argmax(-1), 3).to(local.dtype)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from guidedvd_ns.data.rooms.patterns import Surface
-from guidedvd_ns.data.rooms.room import NUM_LIGHTS, NUM_PRIMITIVES, Room
+from guidedvd_ns.data.rooms.room import NUM_LIGHTS, Room
 from guidedvd_ns.data.rooms.textures import TextureInputs, evaluate
 from guidedvd_ns.data.rooms.tracing import Hit, distance_to_primitives, distance_to_walls, is_occluded, nearest_hit
 
@@ -18,7 +18,7 @@ _AMBIENT_REACH = 0.28
 _SHADOW_OFFSET = 4e-3
 """Metres by which a shadow ray stays off its surface."""
 
-_PAIRS_IN_CACHE = 1 << 18
+_PAIRS_ON_CPU = 1 << 20
 _PAIRS_ON_CUDA = 1 << 26
 _RAYS_COMPILED = 1 << 21
 
@@ -77,6 +77,8 @@ def render(
         )
     if supersample < 1:
         raise ValueError(f"supersample is {supersample}; pass 1 or more.")
+    compile = compile and rooms.device.type == "cuda"
+    rooms = rooms if compile else rooms.trimmed()
     batch, views = camera_to_worlds.shape[:2]
     poses = camera_to_worlds.to(rooms.device, torch.float32)
     lens = torch.as_tensor(intrinsics, dtype=torch.float32, device=rooms.device).expand(batch, views, 4)
@@ -84,7 +86,7 @@ def render(
     total = views * height * width
     chunk = _chunk_size(rooms, total, compile)
     offsets = _subsample_offsets(supersample)
-    shade = _compiled_shade() if compile and rooms.device.type == "cuda" else _shade_pixels
+    shade = _compiled_shade() if compile else _shade_pixels
     parts: list[tuple[Tensor, ...]] = []
     for start in range(0, total, chunk):
         # The last chunk repeats the last pixel instead of being shorter: one shape, one compilation.
@@ -96,11 +98,11 @@ def render(
 
 
 def _chunk_size(rooms: Room, total: int, compile: bool) -> int:
-    """Pixels at once: equal pieces whose intermediate results fit the cache (CPU) or stay small (CUDA)."""
+    """Pixels at once: equal pieces small enough for the memory, large enough to hide the cost of a call."""
     if rooms.device.type == "cuda":
-        largest = _RAYS_COMPILED if compile else _PAIRS_ON_CUDA // NUM_PRIMITIVES
+        largest = _RAYS_COMPILED if compile else _PAIRS_ON_CUDA // sum(rooms.counts)
     else:
-        largest = _PAIRS_IN_CACHE // NUM_PRIMITIVES
+        largest = _PAIRS_ON_CPU // sum(rooms.counts)
     pieces = -(-total * len(rooms) // largest)
     return -(-total // min(pieces, total))
 

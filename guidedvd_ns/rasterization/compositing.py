@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from guidedvd_ns.rasterization.tiles import TileBins
+from guidedvd_ns.rasterization.tiles import TileBins, bin_gaussians
 
 MIN_TILES_PER_THREAD = 8
 SHARES_PER_THREAD = 8
@@ -24,8 +24,8 @@ class Composite(torch.autograd.Function):
         means2d: Tensor,  # [C, N, 2]
         conics: Tensor,  # [C, N, 3]
         opacities: Tensor,  # [C, N]
-        features: Tensor,  # [C, N, 4]
-        bins: TileBins,
+        features: Tensor,  # [C, N, 4], the last is the depth
+        radii: Tensor,  # [C, N] int32
         width: int,
         height: int,
         absgrad: bool,
@@ -37,47 +37,51 @@ class Composite(torch.autograd.Function):
         """
         from guidedvd_ns.rasterization import kernels
 
+        gaussians = _flat_arrays(means2d, conics, opacities, features)
+        bins = bin_gaussians(gaussians[0], radii.cpu().numpy(), gaussians[3][:, 3], width, height)
         num_cameras = len(means2d)
-        image = torch.zeros(num_cameras, height, width, kernels.NUM_FEATURES)
-        transmittance = torch.ones(num_cameras, height, width)
+        image = np.zeros((num_cameras, height, width, kernels.NUM_FEATURES), dtype=np.float32)
+        transmittance = np.ones((num_cameras, height, width), dtype=np.float32)
         last_pair = np.full((num_cameras, height, width), -1, dtype=np.int32)
         _run_over_tiles(
             kernels.composite,
             len(bins.tile_starts) - 1,
-            *_flat_arrays(means2d, conics, opacities, features),
+            *gaussians,
             *(bins.gaussians, bins.tile_starts, bins.columns, bins.rows),
-            *(image.numpy(), transmittance.numpy(), last_pair),
+            *(image, transmittance, last_pair),
         )
         ctx.save_for_backward(means2d, conics, opacities, features)
-        # Intermediate results, neither inputs nor outputs: autograd has no need to watch over them.
         ctx.transmittance, ctx.last_pair, ctx.bins, ctx.absgrad = transmittance, last_pair, bins, absgrad
-        return image.to(means2d.device), (1.0 - transmittance)[..., None].to(means2d.device)
+        opacity_map = torch.from_numpy(1.0 - transmittance[..., None])
+        return torch.from_numpy(image).to(means2d.device), opacity_map.to(means2d.device)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *output_gradients: Tensor) -> tuple[Any, ...]:
         from guidedvd_ns.rasterization import kernels
 
-        image_gradient, opacity_gradient = output_gradients
+        image_gradient, opacity_gradient = _flat_arrays(*output_gradients)
         means2d, conics, opacities, features = ctx.saved_tensors
         bins: TileBins = ctx.bins
         pair_gradients = np.zeros((len(bins.slots), kernels.NUM_GRADIENTS), dtype=np.float32)
-        gradients = torch.zeros(*opacities.shape, kernels.NUM_GRADIENTS)
+        gradients = np.zeros((*opacities.shape, kernels.NUM_GRADIENTS), dtype=np.float32)
         _run_over_tiles(
             kernels.composite_gradients,
             len(bins.tile_starts) - 1,
             *_flat_arrays(means2d, conics, opacities, features),
             *(bins.gaussians, bins.tile_starts, bins.columns, bins.rows),
-            *(ctx.transmittance.numpy(), ctx.last_pair),
-            *(image_gradient.contiguous().cpu().numpy(), -opacity_gradient[..., 0].contiguous().cpu().numpy()),
+            *(ctx.transmittance, ctx.last_pair),
+            *(image_gradient.reshape(*ctx.last_pair.shape, -1), -opacity_gradient.reshape(ctx.last_pair.shape)),
             *(bins.slots, pair_gradients),
         )
-        kernels.sum_slots(
-            pair_gradients, bins.slot_gaussians, bins.slot_starts, gradients.view(-1, kernels.NUM_GRADIENTS).numpy()
+        flat_gradients = gradients.reshape(-1, kernels.NUM_GRADIENTS)
+        kernels.sum_slots(pair_gradients, bins.slot_gaussians, bins.slot_starts, flat_gradients)
+        parts = np.split(gradients, [2, 4, 7, 8], axis=-1)
+        xy, absolute_xy, conic, opacity, feature = (
+            torch.from_numpy(np.ascontiguousarray(part)).to(means2d.device) for part in parts
         )
-        xy, absolute_xy, conic, opacity, feature = gradients.to(means2d.device).split([2, 2, 3, 1, 4], dim=-1)
         if ctx.absgrad:
-            means2d.absgrad = absolute_xy.contiguous()
+            means2d.absgrad = absolute_xy
         return xy, conic, opacity[..., 0], feature, None, None, None, None
 
 

@@ -1,5 +1,6 @@
 """The one call that renders Gaussians: gsplat's kernels on CUDA, this package's on every other device."""
 
+from functools import partial
 from typing import Any, Literal, Optional, get_args
 
 import torch
@@ -7,8 +8,8 @@ from torch import Tensor
 
 from guidedvd_ns.rasterization.compositing import Composite
 from guidedvd_ns.rasterization.projection import project
+from guidedvd_ns.rasterization.single_thread import on_single_thread
 from guidedvd_ns.rasterization.spherical_harmonics import MAX_SH_DEGREE, sh_to_rgb
-from guidedvd_ns.rasterization.tiles import bin_gaussians
 
 RenderMode = Literal["RGB", "RGB+ED"]
 RasterizeMode = Literal["classic", "antialiased"]
@@ -101,6 +102,50 @@ def _rasterize_on_cpu(
     absgrad: bool,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """`rasterize` without CUDA: the compositing runs on the CPU, all before it on the tensors' device."""
+    means2d, conics, opacities, features, radii = on_single_thread(
+        partial(
+            _prepare,
+            width=width,
+            height=height,
+            sh_degree=sh_degree,
+            near_plane=near_plane,
+            far_plane=far_plane,
+            antialiased=rasterize_mode == "antialiased",
+        ),
+        *(means, quats, scales, opacities, colors, viewmats, Ks),
+    )
+    image, opacity = Composite.apply(means2d, conics, opacities, features, radii, width, height, absgrad)
+    info = {
+        "width": width,
+        "height": height,
+        "n_cameras": len(viewmats),
+        "radii": radii,
+        "gaussian_ids": None,
+        "means2d": means2d,
+    }
+    if render_mode == "RGB":
+        return image[..., :3], opacity, info
+    (image,) = on_single_thread(_with_expected_depth, image, opacity)
+    return image, opacity, info
+
+
+def _prepare(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    *,
+    width: int,
+    height: int,
+    sh_degree: Optional[int],
+    near_plane: float,
+    far_plane: float,
+    antialiased: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What compositing takes: means2d [C, N, 2], conics [C, N, 3], opacities [C, N], RGB and depth [C, N, 4], radii."""
     num_cameras = len(viewmats)
     with torch.no_grad():
         finite = torch.isfinite(means.sum(-1) + quats.sum(-1) + scales.sum(-1) + opacities)
@@ -114,29 +159,14 @@ def _rasterize_on_cpu(
     else:
         camera_positions = -(viewmats[:, None, :3, 3] @ viewmats[:, :3, :3])[:, 0]
         rgb = sh_to_rgb(sh_degree, means, colors, camera_positions)
-    if rasterize_mode == "antialiased":
-        splat_opacities = opacities * splats.compensations
-    else:
-        splat_opacities = opacities.expand(num_cameras, -1)
-
-    centers, radii, depths = (tensor.detach().cpu().numpy() for tensor in (splats.means2d, splats.radii, splats.depths))
-    bins = bin_gaussians(centers, radii, depths, width, height)
+    opacities = opacities * splats.compensations if antialiased else opacities.expand(num_cameras, -1)
     features = torch.cat([rgb, splats.depths[..., None]], dim=-1)
-    image, opacity = Composite.apply(
-        splats.means2d, splats.conics, splat_opacities, features, bins, width, height, absgrad
-    )
-    info = {
-        "width": width,
-        "height": height,
-        "n_cameras": num_cameras,
-        "radii": splats.radii,
-        "gaussian_ids": None,
-        "means2d": splats.means2d,
-    }
-    if render_mode == "RGB":
-        return image[..., :3], opacity, info
-    expected_depth = image[..., 3:] / opacity.clamp(min=1e-10)
-    return torch.cat([image[..., :3], expected_depth], dim=-1), opacity, info
+    return splats.means2d, splats.conics, opacities, features, splats.radii
+
+
+def _with_expected_depth(image: Tensor, opacity: Tensor) -> tuple[Tensor]:
+    """Divide the accumulated depth, the last channel of image [C, H, W, 4], by the accumulated opacity [C, H, W, 1]."""
+    return (torch.cat([image[..., :3], image[..., 3:] / opacity.clamp(min=1e-10)], dim=-1),)
 
 
 def _check_shapes(

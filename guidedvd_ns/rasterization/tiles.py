@@ -24,9 +24,9 @@ class TileBins(NamedTuple):
 
 
 def bin_gaussians(
-    means2d: np.ndarray,  # [C, N, 2] float32
+    means2d: np.ndarray,  # [C * N, 2] float32
     radii: np.ndarray,  # [C, N] int32
-    depths: np.ndarray,  # [C, N] float32
+    depths: np.ndarray,  # [C * N] float32
     width: int,
     height: int,
 ) -> TileBins:
@@ -39,8 +39,8 @@ def bin_gaussians(
     columns, rows = -(-width // TILE_SIZE), -(-height // TILE_SIZE)
 
     visible = np.flatnonzero(radii)
-    visible = visible[np.argsort(depths.reshape(-1)[visible], kind="stable")]
-    centers = means2d.reshape(-1, 2)[visible] / np.float32(TILE_SIZE)
+    visible = visible[np.argsort(depths[visible], kind="stable")]
+    centers = means2d[visible] / np.float32(TILE_SIZE)
     reach = (radii.reshape(-1)[visible].astype(np.float32) / np.float32(TILE_SIZE))[:, None]
     limits = np.array([columns, rows], dtype=np.float32)
     first = np.clip(np.floor(centers - reach), 0, limits).astype(np.int32)

@@ -14,7 +14,7 @@ def test_bins_hold_what_overlaps_each_tile_by_depth(count: int) -> None:
     radii = rng.integers(0, 25, (num_cameras, count)).astype(np.int32)
     # Few different depths, so that ties occur: they are broken by index.
     depths = rng.integers(1, 6, (num_cameras, count)).astype(np.float32)
-    bins = bin_gaussians(means2d, radii, depths, width, height)
+    bins = bin_gaussians(means2d.reshape(-1, 2), radii, depths.reshape(-1), width, height)
     assert (bins.columns, bins.rows) == (5, 3)
 
     tile = 0
@@ -39,7 +39,7 @@ def test_bins_hold_what_overlaps_each_tile_by_depth(count: int) -> None:
 def test_images_of_many_tiles_are_sorted_too() -> None:
     """More tiles than 16 bits can number: the same tiles as for the small image, only farther apart in number."""
     side = 300 * TILE_SIZE
-    means2d = np.array([[[side - 8.0, side - 8.0], [8.0, 8.0]]], dtype=np.float32)
-    bins = bin_gaussians(means2d, np.full((1, 2), 4, dtype=np.int32), np.ones((1, 2), np.float32), side, side)
+    means2d = np.array([[side - 8.0, side - 8.0], [8.0, 8.0]], dtype=np.float32)
+    bins = bin_gaussians(means2d, np.full((1, 2), 4, dtype=np.int32), np.ones(2, np.float32), side, side)
     assert bins.gaussians.tolist() == [1, 0]
     assert bins.tile_starts[1] == 1 and bins.tile_starts[-2] == 1

@@ -10,21 +10,19 @@ from guidedvd_ns.scripts.benchmarks import rasterizer as benchmark
 def test_the_twin_in_strips_has_the_gradients_of_the_rasterizer() -> None:
     width, height = 20, 15
     viewmats, Ks = benchmark._camera(width, height)
-    weights = torch.randn(height, width, 4)
+    image_gradient, opacity_gradient = torch.randn(1, height, width, 4), torch.randn(1, height, width, 1)
     gradients = []
     for dense in (False, True):
         parameters = [tensor.requires_grad_() for tensor in benchmark._random_scene(400, width, height, seed=1)]
         if dense:
             twin = benchmark._load_twin()
             assert twin is not None
-            benchmark._run_twin_in_strips(
-                twin=twin, parameters=parameters, width=width, height=height, image_weights=weights
-            )
+            benchmark._run_twin_in_strips(twin, parameters, image_gradient[0], opacity_gradient[0])
         else:
             image, opacity, _ = rasterize(
                 *parameters, viewmats, Ks, width, height, sh_degree=benchmark.SH_DEGREE, render_mode="RGB+ED"
             )
-            ((image * weights).sum() + opacity.sum()).backward()
+            torch.autograd.backward((image, opacity), (image_gradient, opacity_gradient))
         gradients.append([parameter.grad for parameter in parameters])
     for ours, theirs in zip(*gradients, strict=True):
         assert (ours - theirs).abs().max() <= 2e-4 * theirs.abs().max()

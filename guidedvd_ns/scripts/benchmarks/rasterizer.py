@@ -51,7 +51,9 @@ def benchmark_rasterizer(
 
     parameters = [parameter.to(device).requires_grad_() for parameter in _random_scene(gaussians, width, height, seed)]
     viewmats, Ks = (matrix.to(device) for matrix in _camera(width, height))
-    image_weights = torch.randn(height, width, 4, generator=torch.Generator().manual_seed(seed)).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    image_gradient = torch.randn(1, height, width, 4, generator=generator).to(device)
+    opacity_gradient = torch.randn(1, height, width, 1, generator=generator).to(device)
     means, quats, scales, opacities, coefficients = parameters
     radii = torch.zeros(0)
 
@@ -70,7 +72,7 @@ def benchmark_rasterizer(
             sh_degree=SH_DEGREE,
             render_mode="RGB+ED",
         )
-        ((image * image_weights).sum() + opacity.sum()).backward()
+        torch.autograd.backward((image, opacity), (image_gradient, opacity_gradient))
         radii = info["radii"]
         if device != "cpu":
             torch.cuda.synchronize()
@@ -88,10 +90,10 @@ def benchmark_rasterizer(
         CONSOLE.print(f"The dense twin is left out{'' if twin else f': {TWIN_PATH} comes with the repository only'}.")
         return
     parameters = [parameter.detach().cpu().requires_grad_() for parameter in parameters]
-    cpu_weights = image_weights.cpu()
+    image_rows, opacity_rows = image_gradient[0].cpu(), opacity_gradient[0].cpu()
 
     def run_twin() -> None:
-        _run_twin_in_strips(twin=twin, parameters=parameters, width=width, height=height, image_weights=cpu_weights)
+        _run_twin_in_strips(twin, parameters, image_rows, opacity_rows)
 
     dense = _median_seconds(run_twin, parameters, twin_repeats, warmup=0)
     CONSOLE.print(f"dense twin  forward + backward  median of {twin_repeats}: {1e3 * dense:.0f} ms")
@@ -148,7 +150,10 @@ def _load_twin() -> Optional[ModuleType]:
 
 
 def _run_twin_in_strips(
-    *, twin: ModuleType, parameters: list[Tensor], width: int, height: int, image_weights: Tensor
+    twin: ModuleType,
+    parameters: list[Tensor],
+    image_gradient: Tensor,  # [H, W, 4]
+    opacity_gradient: Tensor,  # [H, W, 1]
 ) -> None:
     """Project once, composite and differentiate row by row of pixels, then differentiate the projection.
 
@@ -156,6 +161,7 @@ def _run_twin_in_strips(
     """
     import torch
 
+    height, width = image_gradient.shape[:2]
     viewmats, Ks = _camera(width, height)
     splats = twin.project(*parameters, viewmats[0], Ks[0], width, height, SH_DEGREE, False)
     projected = {name: value for name, value in vars(splats).items() if name != "radii"}
@@ -165,5 +171,5 @@ def _run_twin_in_strips(
         features, opacity = twin.composite(twin.Splats(**detached, radii=splats.radii), pixels[row])
         depth = features[:, 3:] / opacity.clamp(min=1e-10)
         image = torch.cat([features[:, :3], depth], dim=-1)
-        ((image * image_weights[row]).sum() + opacity.sum()).backward()
+        torch.autograd.backward((image, opacity), (image_gradient[row], opacity_gradient[row]))
     torch.autograd.backward(list(projected.values()), [value.grad for value in detached.values()])

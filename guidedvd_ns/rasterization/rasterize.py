@@ -71,7 +71,7 @@ def rasterize(
         "rasterize_mode": rasterize_mode,
         "absgrad": absgrad,
     }
-    if means.is_cuda and len(means) > 0:  # gsplat launches no kernel over nothing and fails
+    if means.is_cuda and len(means) > 0:  # over nothing, gsplat has no kernel to launch
         from gsplat.rendering import rasterization as render
 
         options["packed"] = False

@@ -117,9 +117,9 @@ class _Paths:
     """[R, M, V] bool: the views that the guide was fitted to."""
 
     def take(self, chosen: Tensor) -> _Paths:  # chosen: [R, K] int64
-        columns = [self.reference, self.radius, self.azimuth, self.elevation]
+        names = ("reference", "radius", "azimuth", "elevation")
         uses_view = self.uses_view.gather(1, chosen[..., None].expand(-1, -1, self.uses_view.shape[2]))
-        return _Paths(*(column.gather(1, chosen) for column in columns), uses_view)
+        return _Paths(uses_view=uses_view, **{name: getattr(self, name).gather(1, chosen) for name in names})
 
 
 def lay_out_rooms(seeds: list[int], config: ClipConfig) -> tuple[Room, Tensor]:

@@ -1,0 +1,1 @@
+"""Training of the bundled prior: VAE, then diffusion network, on clips of procedural rooms."""

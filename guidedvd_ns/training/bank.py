@@ -1,0 +1,151 @@
+"""A bank of training clips on the device: drawn from often, refreshed a batch at a time, rebuilt exactly on resume.
+
+Rendering a clip costs more than a training step with it, so each one serves several steps, well mixed with others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from guidedvd_ns.data.clips import ClipBatch
+
+MAX_REFRESH_EVERY = 1000
+
+
+class ClipSource(Protocol):
+    """Numbered batches of clips, each a function of its number (`clips.RoomClips` is one)."""
+
+    def batch(self, index: int) -> ClipBatch: ...
+
+
+class ClipBank:
+    """A ring of encoded clips.
+
+    Args:
+        source: Where clips come from.
+        encode: Turns n clips into tensors [n, ...] that are kept; called without gradients.
+        capacity: Most clips kept; the oldest are overwritten.
+        refresh_every: Training steps between two batches of new clips.
+        refresh_share: Most of the time that refreshing may take: batches come less often where they would take more.
+            None: they come exactly every `refresh_every` steps, and a resume restores the bank to the bit.
+        first_batch: Number of the first batch taken from the source.
+        stride: Distance between the batches taken (with several processes: their number, each its own first batch).
+    """
+
+    def __init__(
+        self,
+        source: ClipSource,
+        encode: Callable[[ClipBatch], dict[str, Tensor]],
+        capacity: int,
+        *,
+        refresh_every: int = 1,
+        refresh_share: float | None = None,
+        first_batch: int = 0,
+        stride: int = 1,
+    ) -> None:
+        self._source, self._encode = source, encode
+        self._capacity, self._stride = capacity, stride
+        self._next_batch = first_batch
+        self._next_slot = 0
+        self._size = 0
+        self._refresh_every, self._refresh_share = refresh_every, refresh_share
+        self._next_refresh = refresh_every
+        self._last_refresh_end: float | None = None
+        self._contents: dict[str, Tensor] = {}
+        # Batch and item that each slot was filled from: all that a checkpoint needs to know.
+        self._origin = torch.full((capacity, 2), -1, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def refresh(self) -> int:
+        """Take the next batch in and return how many clips it had; the oldest give way when the bank is full."""
+        batch = self._next_batch
+        self._next_batch += self._stride
+        items = self._encoded(batch)
+        count = min(len(next(iter(items.values()))), self._capacity)
+        slots = (torch.arange(count) + self._next_slot) % self._capacity
+        self._write(slots, items, torch.arange(count))
+        self._origin[slots] = torch.stack([torch.full((count,), batch), torch.arange(count)], dim=1)
+        self._next_slot = (self._next_slot + count) % self._capacity
+        self._size = min(self._size + count, self._capacity)
+        return count
+
+    def refresh_when_due(self, step: int) -> None:
+        """Call before training step `step`: refreshes the bank as often as it was asked to."""
+        if step < self._next_refresh:
+            return
+        if self._refresh_share is not None:
+            self._refresh_measured(self._refresh_share)
+        else:
+            self.refresh()
+        self._next_refresh = step + self._refresh_every
+
+    def _refresh_measured(self, share: float) -> None:
+        started = self._clock()
+        self.refresh()
+        ended = self._clock()
+        if self._last_refresh_end is not None:
+            step_seconds = (started - self._last_refresh_end) / self._refresh_every
+            wanted = (ended - started) * (1 - share) / share / max(step_seconds, 1e-6)
+            # Half the way at a time, since single measurements are off by compilations and checkpoints.
+            self._refresh_every = min(max(1, round((self._refresh_every + wanted) / 2)), MAX_REFRESH_EVERY)
+        self._last_refresh_end = ended
+
+    def _clock(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.monotonic()
+
+    def fill(self, count: int) -> None:
+        """Refresh until the bank holds at least `count` clips (or is full)."""
+        while self._size < min(count, self._capacity):
+            self.refresh()
+
+    def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """`count` clips picked at random, with repetition.
+
+        Args:
+            generator: Seeded generator on the device of the contents.
+        """
+        slots = torch.randint(self._size, (count,), generator=generator, device=generator.device)
+        return {name: content[slots] for name, content in self._contents.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which clips the bank holds, not the clips."""
+        return {
+            "origin": self._origin,
+            "next_batch": self._next_batch,
+            "next_refresh": self._next_refresh,
+            "next_slot": self._next_slot,
+            "size": self._size,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Render and encode anew the clips that the bank held, into the same slots.
+
+        Under a `refresh_share` a resume is not worth that time: the bank goes on with clips that it never held.
+        """
+        self._next_batch, self._next_refresh = state["next_batch"], state["next_refresh"]
+        if self._refresh_share is not None:
+            return
+        self._origin = state["origin"].cpu()
+        self._next_slot, self._size = state["next_slot"], state["size"]
+        for batch in sorted(set(self._origin[:, 0].tolist()) - {-1}):
+            slots = (self._origin[:, 0] == batch).nonzero()[:, 0]
+            self._write(slots, self._encoded(batch), self._origin[slots, 1])
+
+    @torch.no_grad()
+    def _encoded(self, batch: int) -> dict[str, Tensor]:
+        return self._encode(self._source.batch(batch))
+
+    def _write(self, slots: Tensor, items: dict[str, Tensor], picked: Tensor | Sequence[int]) -> None:
+        for name, value in items.items():
+            if name not in self._contents:
+                self._contents[name] = value.new_zeros(self._capacity, *value.shape[1:])
+            self._contents[name][slots.to(value.device)] = value[torch.as_tensor(picked, device=value.device)]

@@ -1,0 +1,185 @@
+"""The loop that every training stage runs in: budget, progress bar, TensorBoard, checkpoints and a deadline."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from guidedvd_ns.training.files import write_torch
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a stage trains: a number of steps, which is exactly reproducible, or minutes.
+
+    Raises:
+        ValueError: unless exactly one of the two is given.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError(
+                f"A training budget is either steps or minutes, but got steps={self.steps}, minutes={self.minutes}."
+            )
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the budget that is spent, at least 1 when the stage is over."""
+        if self.steps is not None:
+            return step / self.steps if self.steps else 1.0
+        assert self.minutes is not None
+        return seconds / (60 * self.minutes) if self.minutes else 1.0
+
+
+@dataclass
+class Session:
+    """One run of the command: where it writes, and when it has to stop."""
+
+    output: Path
+    """Folder for checkpoints, event files and pictures."""
+    device: torch.device
+    """Where training happens."""
+    minutes: float | None = None
+    """Training stops, to be resumed later, when the session is this old; None: never."""
+    checkpoint_seconds: float = 60.0
+    """Time between checkpoints."""
+    log_every: int = 20
+    """Steps between scalars in TensorBoard."""
+    started: float = field(default_factory=time.monotonic)
+    """When the session began (`time.monotonic`)."""
+
+    def __post_init__(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.writer = SummaryWriter(str(self.output / "tensorboard"))
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the deadline, infinite where there is none."""
+        if self.minutes is None:
+            return math.inf
+        return 60 * self.minutes - (time.monotonic() - self.started)
+
+    def checkpoint(self, stage: str) -> Path:
+        """The checkpoint file of a stage."""
+        return self.output / f"{stage}.ckpt"
+
+
+class Stage(Protocol):
+    """Something that is trained step by step."""
+
+    name: str
+
+    def train_step(self, step: int, progress: float) -> dict[str, Tensor]:
+        """Take one optimiser step, `progress` (0 to 1) through the budget; returns scalars to log."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def preview(self) -> Tensor:  # [3, H, W]
+        """A picture of what the stage does at present, in [0, 1]."""
+        ...
+
+
+def train_stage(stage: Stage, budget: Budget, session: Session) -> bool:
+    """Train until the budget is spent or the session ends; goes on from the stage's checkpoint where there is one.
+
+    Returns:
+        Whether the budget is spent.
+    """
+    path = session.checkpoint(stage.name)
+    step, seconds = 0, 0.0
+    if path.exists():
+        saved = torch.load(path, map_location=session.device, weights_only=True)
+        step, seconds = saved["step"], saved["seconds"]
+        if budget.progress(step, seconds) < 1:
+            CONSOLE.log(f"{stage.name}: going on from step {step} ({seconds / 60:.1f} minutes of training).")
+        stage.load_state_dict(saved["stage"])
+
+    def save() -> None:
+        write_torch(path, {"step": step, "seconds": seconds, "stage": stage.state_dict()})
+
+    last = last_saved = time.monotonic()
+    first_step, first_time = step, last
+    with _progress_bar(stage.name) as bar:
+        task = bar.add_task(stage.name, total=1.0, loss="", rate="")
+        while (progress := budget.progress(step, seconds)) < 1 and session.seconds_left > 0:
+            metrics = stage.train_step(step, progress)
+            step += 1
+            if step % session.log_every == 0:
+                for name, value in metrics.items():
+                    session.writer.add_scalar(f"{stage.name}/{name}", float(value), step)
+                rate = (step - first_step) / (time.monotonic() - first_time)
+                session.writer.add_scalar(f"{stage.name}/steps_per_second", rate, step)
+                bar.update(task, loss=f"loss {float(metrics['loss']):.4f}", rate=f"{step} steps, {rate:.1f}/s")
+            now = time.monotonic()
+            seconds, last = seconds + now - last, now
+            bar.update(task, completed=min(budget.progress(step, seconds), 1.0))
+            if now - last_saved > session.checkpoint_seconds:
+                save()
+                session.writer.add_image(f"{stage.name}/preview", stage.preview(), step)
+                CONSOLE.log(f"{stage.name}: step {step}, {seconds:.0f} s, {_summary(metrics)}")
+                # Neither saving nor drawing counts as training.
+                last = last_saved = time.monotonic()
+    save()
+    session.writer.add_image(f"{stage.name}/preview", stage.preview(), step)
+    session.writer.flush()
+    CONSOLE.log(f"{stage.name}: {step} steps in {seconds / 60:.1f} minutes of training.")
+    return budget.progress(step, seconds) >= 1
+
+
+def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float:
+    """Linear warm-up over the first steps, then half a cosine down to 1 % at the end of the budget."""
+    warmup = min(1.0, (step + 1) / warmup_steps)
+    return warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+class Ema:
+    """A moving average of a network's parameters, which is what ships.
+
+    Args:
+        network: The network that is trained.
+        decay: Weight of the past; smaller during the first steps, so that the random start is soon forgotten.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.average = {name: value.detach().clone() for name, value in network.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Move the average towards the parameters after training step `step`."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        current = dict(network.named_parameters())
+        torch._foreach_lerp_(list(self.average.values()), [current[name].detach() for name in self.average], weight)
+
+
+def _summary(metrics: dict[str, Tensor]) -> str:
+    return ", ".join(f"{name} {float(value):.4f}" for name, value in metrics.items())
+
+
+def _progress_bar(name: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[loss]}"),
+        console=CONSOLE,
+    )

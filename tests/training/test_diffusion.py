@@ -1,0 +1,66 @@
+"""The second stage: its target, its draws, and a resume that gives the same weights as an uninterrupted run."""
+
+import torch
+from sources import NoiseClips
+from test_loop import EndsAfter
+
+from guidedvd_ns.training.diffusion import DiffusionConfig, DiffusionStage
+from guidedvd_ns.training.loop import Budget, Session, train_stage
+from guidedvd_ns.training.vae import VaeConfig, build_vae
+
+VAE = VaeConfig(block_out_channels=(8, 8), norm_groups=4, latent_channels=2)
+TINY = DiffusionConfig(
+    model_channels=32,
+    channel_mult=(1,),
+    attention_resolutions=(1,),
+    batch_size=2,
+    warmup_steps=2,
+    bank_clips=6,
+    start_clips=3,
+    refresh_every=2,
+)
+
+
+def _stage(config=TINY):
+    torch.manual_seed(7)
+    vae = build_vae(VAE, (16, 16)).eval().requires_grad_(False)
+    return DiffusionStage(config, NoiseClips(), vae, seed=3)
+
+
+def test_resumed_training_equals_an_uninterrupted_one(tmp_path):
+    device = torch.device("cpu")
+    train_stage(_stage(), Budget(steps=5), EndsAfter(tmp_path / "a", device))
+    resumed, whole = _stage(), _stage()
+    assert train_stage(resumed, Budget(steps=5), Session(tmp_path / "a", device))
+    assert train_stage(whole, Budget(steps=5), Session(tmp_path / "b", device))
+    for name, value in whole.unet.state_dict().items():
+        assert torch.equal(value, resumed.unet.state_dict()[name]), name
+    for name, value in whole.ema.average.items():
+        assert torch.equal(value, resumed.ema.average[name]), name
+
+
+def test_a_fresh_network_has_the_loss_of_predicting_nothing():
+    stage = _stage()
+    stage.train_step(0, 0.0)
+    clips = stage._bank.draw(64, torch.Generator().manual_seed(0))
+    torch.nn.init.zeros_(stage.unet.conv_out.weight)
+    torch.nn.init.zeros_(stage.unet.conv_out.bias)
+    losses = stage._losses(clips)
+    # E v^2 = abar + (1 - abar) E z^2, weighed by 1 + 2 * hole.
+    variance = clips["target"].square().mean()
+    assert min(1.0, variance) < losses["hole_error"] * 1.1 and losses["hole_error"] < max(1.0, variance) * 1.1
+    assert losses["loss"] > losses["hole_error"]
+
+
+def test_time_steps_cover_the_range_and_favour_noise():
+    stage = _stage()
+    drawn = torch.cat([stage._draw_timesteps(16) for _ in range(200)]).float()
+    assert drawn.min() < 20 and drawn.max() > 980
+    # The mean of u ** 0.75 is 1 / 1.75.
+    assert abs(drawn.mean() / 1000 - 1 / 1.75) < 0.01
+
+
+def test_preview_is_a_picture():
+    picture = _stage().preview()
+    assert picture.shape == (3, 48, 64)
+    assert 0 <= picture.min() and picture.max() <= 1

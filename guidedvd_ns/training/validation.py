@@ -1,0 +1,214 @@
+"""How well a prior fills holes, on clips of rooms never trained on, beside black and OpenCV's Telea inpainting."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.table import Table
+from torch import Tensor
+
+from guidedvd_ns.data.clips import ClipBatch, ClipConfig, RoomClips, concatenate_clips
+from guidedvd_ns.guidance import sample_guided
+from guidedvd_ns.losses import st_lpips_metric
+from guidedvd_ns.priors.base import VideoPrior
+from guidedvd_ns.training.files import write_text
+
+TELEA_RADIUS = 3.0
+"""Neighbourhood of OpenCV's inpainting in pixels."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over clips of one way to fill holes."""
+
+    method: str
+    """black, telea, vae (the truth, encoded and decoded), unguided or guided."""
+    num_steps: int
+    """Denoising steps, 0 where there are none."""
+    guidance_factor: float
+    """Strength of scene-grounding guidance."""
+    psnr_holes: float
+    """PSNR in dB over unknown pixels."""
+    psnr: float
+    """PSNR in dB over all pixels."""
+    known_difference: float
+    """Mean absolute difference from the condition on known pixels."""
+    st_lpips: float
+    """Shift-tolerant LPIPS (AlexNet) against the truth."""
+    seconds: float
+    """Time for one clip."""
+
+
+def held_out_clips(config: ClipConfig, count: int, device: torch.device | str, seed: int = 0) -> ClipBatch:
+    """`count` clips of as many rooms that are never trained on."""
+    single = replace(config, rooms_per_batch=min(count, 8), clips_per_room=1, mirror=False, compile_rendering=False)
+    source = RoomClips(single, device, seed=seed, held_out=True)
+    batches, found, index = [], 0, 0
+    while found < count:
+        batches.append(source.batch(index))
+        found += len(batches[-1])
+        index += 1
+    return concatenate_clips(batches)[:count]
+
+
+def inpaint_telea(
+    frames: Tensor,  # [L, H, W, 3] in [0, 1]
+    known: Tensor,  # [L, H, W, 1]
+) -> Tensor:  # [L, H, W, 3]
+    """Fill the unknown pixels of each frame by itself with OpenCV's fast marching inpainting (Telea 2004)."""
+    images = (255 * frames).round().to(torch.uint8).cpu().numpy()
+    holes = (255 * (known[..., 0] < 0.5)).to(torch.uint8).cpu().numpy()
+    filled = [
+        cv2.inpaint(image, hole, TELEA_RADIUS, cv2.INPAINT_TELEA) for image, hole in zip(images, holes, strict=True)
+    ]
+    return torch.from_numpy(np.stack(filled)).to(frames) / 255
+
+
+def sample_clip(
+    prior: VideoPrior,
+    clips: ClipBatch,
+    index: int,
+    *,
+    num_steps: int,
+    guidance_factor: float,
+) -> Tensor:  # [T, H, W, 3]
+    """One clip completed by the prior; the seed of its noise is its number."""
+    generator = torch.Generator(prior.device).manual_seed(index)
+    sampling = sample_guided(
+        prior,
+        clips.condition[index],
+        clips.known[index],
+        clips.condition[index, 0],
+        generator,
+        num_steps=num_steps,
+        guidance_factor=guidance_factor,
+        perceptual=None,
+    )
+    while True:
+        try:
+            next(sampling)
+        except StopIteration as stop:
+            return stop.value
+
+
+def score(name: str, fill: Callable[[int], Tensor], clips: ClipBatch, num_steps: int = 0, factor: float = 0.0) -> Score:
+    """Score a way to fill holes, given as a function from the number of a clip to its frames [T, H, W, 3]."""
+    rows, lpips, seconds = [], st_lpips_metric(clips.target.device), 0.0
+    for index in range(len(clips)):
+        started = time.monotonic()
+        filled = fill(index).to(clips.target).clamp(0, 1)
+        if filled.device.type == "cuda":
+            torch.cuda.synchronize(filled.device)
+        seconds += time.monotonic() - started
+        # Frame 0 is the photograph itself.
+        truth, known = clips.target[index, 1:], clips.known[index, 1:]
+        filled, condition = filled[1:], clips.condition[index, 1:]
+        rows.append(
+            [
+                _psnr(filled, truth, 1 - known),
+                _psnr(filled, truth, torch.ones_like(known)),
+                float(((filled - condition).abs() * known).sum() / (3 * known.sum()).clamp(min=1)),
+                float(lpips(filled, truth)),
+            ]
+        )
+    holes, whole, known_difference, st_lpips = np.mean(rows, axis=0).tolist()
+    return Score(name, num_steps, factor, holes, whole, known_difference, st_lpips, seconds / len(clips))
+
+
+def _psnr(images: Tensor, truth: Tensor, weight: Tensor) -> float:
+    error = ((images - truth).square() * weight).sum() / (3 * weight.sum()).clamp(min=1)
+    return float(-10 * torch.log10(error.clamp(min=1e-10)))
+
+
+def compare(
+    prior: VideoPrior,
+    clips: ClipBatch,
+    settings: list[tuple[int, float]],
+    *,
+    seconds: float = float("inf"),
+) -> Iterator[Score]:
+    """Scores of black holes, Telea, the VAE alone, and the prior at each (steps, guidance factor) of `settings`.
+
+    Args:
+        prior: Sampled with its own settings but for steps and guidance factor.
+        clips: Held-out clips on the prior's device.
+        settings: What to try, most interesting first; a factor of 0 samples without guidance.
+        seconds: No further setting is begun after this time.
+    """
+    started = time.monotonic()
+    yield score("black", lambda index: clips.condition[index], clips)
+    yield score("telea", lambda index: inpaint_telea(clips.condition[index], clips.known[index]), clips)
+    with torch.no_grad():
+        yield score("vae", lambda index: _through_vae(prior, clips.target[index]), clips)
+    for num_steps, factor in settings:
+        if time.monotonic() - started > seconds:
+            CONSOLE.log("Validation stops here: its time is up.")
+            return
+
+        def fill(index: int, num_steps: int = num_steps, factor: float = factor) -> Tensor:
+            return sample_clip(prior, clips, index, num_steps=num_steps, guidance_factor=factor)
+
+        yield score("guided" if factor else "unguided", fill, clips, num_steps, factor)
+
+
+def _through_vae(prior: VideoPrior, frames: Tensor) -> Tensor:
+    conditioning = prior.condition(frames, torch.ones_like(frames[..., :1]), frames[0], None)
+    return prior.decode(conditioning.z, slice(None))
+
+
+def best_guided(scores: list[Score]) -> Score | None:
+    """The setting of the prior with the highest PSNR inside holes, or None where there is none."""
+    sampled = [entry for entry in scores if entry.num_steps]
+    return max(sampled, key=lambda entry: entry.psnr_holes, default=None)
+
+
+def table(scores: list[Score]) -> Table:
+    """The scores as a table for the terminal."""
+    result = Table("method", "steps", "factor", "holes dB", "whole dB", "|S - X| known", "ST-LPIPS", "s / clip")
+    for entry in scores:
+        result.add_row(
+            entry.method,
+            str(entry.num_steps or ""),
+            f"{entry.guidance_factor:g}" if entry.num_steps else "",
+            f"{entry.psnr_holes:.2f}",
+            f"{entry.psnr:.2f}",
+            f"{entry.known_difference:.4f}",
+            f"{entry.st_lpips:.4f}",
+            f"{entry.seconds:.2f}",
+        )
+    return result
+
+
+def save_scores(scores: list[Score], path: Path) -> None:
+    """Write the scores as JSON."""
+    write_text(path, json.dumps([asdict(entry) for entry in scores], indent=2) + "\n")
+
+
+def contact_sheet(prior: VideoPrior, clips: ClipBatch, count: int = 4, columns: int = 6) -> Tensor:  # [H', W', 3]
+    """Some frames of the first clips, in four rows each: condition, Telea, the prior's completion, truth."""
+    rows = []
+    for index in range(min(count, len(clips))):
+        settings = prior.settings
+        sampled = sample_clip(
+            prior, clips, index, num_steps=settings.num_steps, guidance_factor=settings.guidance_factor
+        )
+        condition, truth = clips.condition[index], clips.target[index]
+        rows += [condition, inpaint_telea(condition, clips.known[index]), sampled.to(truth), truth]
+    picked = torch.linspace(1, len(rows[0]) - 1, columns).round().long()
+    strips = [torch.cat(list(clip.cpu()[picked]), dim=1) for clip in rows]
+    return torch.cat(strips).clamp(0, 1)
+
+
+def save_settings(prior: VideoPrior, folder: Path) -> None:
+    """Write the prior's sampler settings into its folder's `prior.json`."""
+    path = folder / "prior.json"
+    description = json.loads(path.read_text())
+    write_text(path, json.dumps({**description, "settings": asdict(prior.settings)}, indent=2) + "\n")

@@ -1,0 +1,225 @@
+"""`gvd-train-prior`: train the bundled prior on procedural rooms, VAE first, then the diffusion network."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Optional
+
+import torch
+import tyro
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from guidedvd_ns.data.clips import ClipConfig
+from guidedvd_ns.priors.base import SamplerSettings
+from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
+from guidedvd_ns.training.config_file import read_config, write_config
+from guidedvd_ns.training.diffusion import DiffusionConfig, DiffusionStage, build_scheduler
+from guidedvd_ns.training.files import write_png, write_torch
+from guidedvd_ns.training.loop import Budget, Session, train_stage
+from guidedvd_ns.training.prefetch import PrefetchedRooms
+from guidedvd_ns.training.vae import VaeConfig, VaeStage, build_vae
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How the finished prior is sampled; the guidance factor is then set by validation."""
+
+    num_steps: int = 10
+    """Denoising steps of a sequence."""
+    eta: float = 0.0
+    """Share of fresh noise in every step."""
+    guidance_factor: float = 0.03
+    """Strength of scene-grounding guidance where validation finds no better one."""
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """The comparison at the end, on rooms that are never trained on."""
+
+    clips: int = 8
+    """Held-out clips, one a room; 0 leaves validation out."""
+    minutes: float = 2.0
+    """No further setting is tried after this time."""
+    steps: tuple[int, ...] = (8, 4, 12, 20)
+    """Numbers of denoising steps to try, most interesting first."""
+    guidance_factors: tuple[float, ...] = (0.05, 0.0, 0.02, 0.1, 0.2)
+    """Guidance factors to try at each number of steps, most interesting first."""
+
+
+@dataclass(frozen=True)
+class TrainPriorConfig:
+    """Train a small video prior of the ViewCrafter family on rooms made on the fly.
+
+    Run the same command with --resume to go on with a training that was stopped.
+    """
+
+    output: Path = Path("outputs/prior")
+    """Folder for checkpoints, event files, pictures and the finished `prior/`."""
+    resume: bool = False
+    """Go on with the checkpoints in the output folder."""
+    minutes_vae: float = 4.0
+    """Training time of the VAE."""
+    minutes_diffusion: float = 20.0
+    """Training time of the diffusion network, over which its learning rate falls."""
+    steps_vae: Optional[int] = None
+    """Steps of the VAE, in place of minutes (reproducible)."""
+    steps_diffusion: Optional[int] = None
+    """Steps of the diffusion network, in place of minutes (reproducible)."""
+    session_minutes: Optional[float] = None
+    """Stop training after this time, counted from the start of the command; then export and validate as usual."""
+    warm_start: Optional[Path] = None
+    """Folder of an earlier prior: its VAE is kept as it is, its network is trained on (sizes must agree)."""
+    device: Optional[str] = None
+    """Where to train; on the GPU by default if there is one."""
+    seed: int = 0
+    """Seed of weights and draws."""
+    workers: int = 4
+    """Processes that lay out rooms ahead of the renderer; 0: none."""
+    allow_tf32: bool = True
+    """Whether float32 matrix products on a GPU may be rounded to TF32."""
+    clips: ClipConfig = field(default_factory=ClipConfig)
+    """What the training clips look like."""
+    vae: VaeConfig = field(default_factory=VaeConfig)
+    """First stage."""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """Second stage."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """How the prior is sampled."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Comparison at the end."""
+    precision: Literal["float16", "float32"] = "float16"
+    """Precision of the weights that are written."""
+    max_shard_size: str = "14MB"
+    """Larger weight files are split."""
+
+
+def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior:
+    """Train, export to `output/prior` and validate; returns the finished prior.
+
+    Raises:
+        FileExistsError: The output folder holds checkpoints, and `resume` is not set.
+        FileNotFoundError: `warm_start` is no prior's folder.
+    """
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not config.resume and any(config.output.glob("*.ckpt")):
+        raise FileExistsError(f"{config.output} holds checkpoints of a training; add --resume to go on with it.")
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.allow_tf32
+    # What cannot be compiled runs as it is: a training must not die of an optimisation.
+    torch._dynamo.config.suppress_errors = True
+    session = Session(config.output, device, config.session_minutes)
+    write_config(config, config.output / "config.yaml")
+    earlier = ViewCrafterPrior.from_pretrained(config.warm_start, device, torch.float32) if config.warm_start else None
+
+    with PrefetchedRooms(config.clips, device, seed=config.seed, workers=config.workers) as source:
+        vae = _first_stage(config, source, session, earlier)
+        diffusion = DiffusionStage(
+            config.diffusion,
+            source,
+            vae,
+            config.seed,
+            reproducible=config.steps_diffusion is not None,
+            initial_weights=earlier.unet.state_dict() if earlier else None,
+        )
+        train_stage(diffusion, _budget(config.steps_diffusion, config.minutes_diffusion), session)
+    prior = export_prior(config, diffusion, vae)
+    if config.validation.clips:
+        prior = _validated(config, prior)
+    return prior
+
+
+def _budget(steps: int | None, minutes: float) -> Budget:
+    return Budget(minutes=minutes) if steps is None else Budget(steps=steps)
+
+
+def _first_stage(
+    config: TrainPriorConfig, source: PrefetchedRooms, session: Session, earlier: ViewCrafterPrior | None
+) -> AutoencoderKL:
+    """The finished VAE: an earlier prior's, or this training's, finished once and kept in `vae_finished.pt`."""
+    if earlier is not None:
+        return earlier.vae
+    size, finished = (config.clips.height, config.clips.width), config.output / "vae_finished.pt"
+    if finished.exists():
+        vae = build_vae(config.vae, size).to(device=session.device)  # pyright: ignore[reportCallIssue]
+        vae.load_state_dict(torch.load(finished, map_location=session.device, weights_only=True))
+        return vae.eval().requires_grad_(False)
+    stage = VaeStage(
+        config.vae, source, size, session.device, seed=config.seed, reproducible=config.steps_vae is not None
+    )
+    complete = train_stage(stage, _budget(config.steps_vae, config.minutes_vae), session)
+    vae = stage.finished()
+    if complete:
+        write_torch(finished, vae.state_dict())
+    return vae
+
+
+def export_prior(config: TrainPriorConfig, diffusion: DiffusionStage, vae: AutoencoderKL) -> ViewCrafterPrior:
+    """Write the averaged network and the VAE to `output/prior` as a diffusers folder; returns the prior as loaded."""
+    dtype = getattr(torch, config.precision)
+    settings = SamplerSettings(
+        num_frames=config.clips.num_frames,
+        height=config.clips.height,
+        width=config.clips.width,
+        num_steps=config.sampler.num_steps,
+        eta=config.sampler.eta,
+        guidance_factor=config.sampler.guidance_factor,
+    )
+    prior = ViewCrafterPrior(
+        diffusion.averaged_network().to(device="cpu", dtype=dtype),  # pyright: ignore[reportCallIssue]
+        copy.deepcopy(vae).to(device="cpu", dtype=dtype),  # pyright: ignore[reportCallIssue]
+        build_scheduler(),
+        settings,
+        known_mask_channel=True,
+        sample_posterior=False,
+    )
+    folder = config.output / "prior"
+    prior.save_pretrained(folder, max_shard_size=config.max_shard_size)
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    CONSOLE.log(f"The prior is in {folder}: {size / 1e6:.1f} MB of weights.")
+    return ViewCrafterPrior.from_pretrained(folder, diffusion.unet.device, torch.float32)
+
+
+def _validated(config: TrainPriorConfig, prior: ViewCrafterPrior) -> ViewCrafterPrior:
+    """Compare on held-out rooms, write what was found, and give the prior the best steps and guidance factor."""
+    from guidedvd_ns.training import validation
+
+    clips = validation.held_out_clips(config.clips, config.validation.clips, prior.device, config.seed)
+    settings = [(steps, factor) for steps in config.validation.steps for factor in config.validation.guidance_factors]
+    scores = []
+    for entry in validation.compare(prior, clips, settings, seconds=60 * config.validation.minutes):
+        scores.append(entry)
+        validation.save_scores(scores, config.output / "validation.json")
+    CONSOLE.print(validation.table(scores))
+    best = validation.best_guided(scores)
+    if best is None:
+        return prior
+    changes = {"num_steps": best.num_steps, "guidance_factor": best.guidance_factor}
+    prior.settings = dataclasses.replace(prior.settings, **changes)
+    validation.save_settings(prior, config.output / "prior")
+    write_png(config.output / "validation.png", validation.contact_sheet(prior, clips))
+    CONSOLE.log(f"Best inside holes: {best.num_steps} steps, guidance factor {best.guidance_factor:g}.")
+    return prior
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: options from `--config FILE` first, then from the command line."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    default = None
+    if "--config" in arguments:
+        position = arguments.index("--config")
+        default = read_config(TrainPriorConfig, Path(arguments[position + 1]))
+        del arguments[position : position + 2]
+    default = default or TrainPriorConfig()
+    train_prior(tyro.cli(TrainPriorConfig, default=default, args=arguments, description=_HELP, prog="gvd-train-prior"))
+
+
+_HELP = f"{TrainPriorConfig.__doc__}\n--config FILE reads options from a YAML or JSON file; those given beside it win."
+
+if __name__ == "__main__":
+    main()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional
+from typing import Annotated, Optional
 
 import torch
+import tyro
 from nerfstudio.utils.rich_utils import CONSOLE
 
 
@@ -32,7 +33,7 @@ class PriorBenchmark:
     """Folder for the figures (prior.json) and a contact sheet (prior.png)."""
 
 
-def run_prior_benchmark(config: PriorBenchmark) -> None:
+def benchmark_prior(config: Annotated[PriorBenchmark, tyro.conf.arg(name="")]) -> None:
     """Print the table of scores, and write it where an output folder is given.
 
     Raises:

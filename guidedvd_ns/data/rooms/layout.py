@@ -102,7 +102,7 @@ class _Arrangement:
         return self.size[1] if wall < 2 else self.size[0]
 
     def on_wall(self, wall: int, along: float, out: float) -> tuple[float, float, float]:
-        """x, y and yaw of a piece at `along` (from the wall's middle) and `out` metres in front of it, its back to it."""
+        """x, y and yaw of a piece with its back to a wall, `along` from the wall's middle and `out` in front of it."""
         width, depth, _ = self.size
         if wall == 0:
             return -width / 2 + out, along, math.pi / 2
@@ -173,7 +173,7 @@ def sample_room(seed: int) -> Room:
         arrangement.put_at_wall(builder(style))
     _fill_the_middle(arrangement, kind)
     others = _AT_WALLS[kind][2:]
-    for builder in dice.shuffled(others + [dice.choice(others)]):
+    for builder in dice.shuffled([*others, dice.choice(others), furniture.potted_plant]):
         arrangement.put_at_wall(builder(style))
     lights = _lights(arrangement, windows)
     _skirting(arrangement)
@@ -225,7 +225,7 @@ def _fill_the_middle(arrangement: _Arrangement, kind: str) -> None:
 def _pictures(arrangement: _Arrangement) -> None:
     """Pictures, a clock and shelves where walls are free."""
     dice, style = arrangement.dice, arrangement.style
-    for _ in range(dice.integer(8, 14)):
+    for _ in range(dice.integer(12, 20)):
         wall = dice.integer(0, 3)
         along = dice.uniform(-0.5, 0.5) * arrangement.wall_length(wall)
         draw = dice.unit()

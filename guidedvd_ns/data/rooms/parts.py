@@ -93,7 +93,7 @@ class Piece:
 
     def fits_with(self, other: Piece) -> bool:
         """True if a room can hold the parts of both."""
-        counts = {shape: 0 for shape in _CAPACITY}
+        counts: dict[Shape, int] = dict.fromkeys(_CAPACITY, 0)
         for part in self.parts + other.parts:
             counts[part.shape] += 1
         return all(counts[shape] <= _CAPACITY[shape] for shape in counts)

@@ -42,21 +42,21 @@ def hsv(hue: float, saturation: float, value: float) -> Color:
 
 
 class Style:
-    """One room's palette: a base hue with two companions, two woods, one metal."""
+    """One room's palette: a base hue, a contrasting one and a warm one, two woods, one metal."""
 
     def __init__(self, dice: Dice) -> None:
         self.dice = dice
         self.hue = dice.unit()
-        spread = dice.choice([0.08, 0.33, 0.5])
-        self.hues = [self.hue, self.hue + spread, self.hue + 0.5 * spread + 0.1]
+        spread = dice.choice([0.15, 0.33, 0.5])
+        self.hues = [self.hue, self.hue + spread, dice.uniform(0.0, 0.14)]
         self.woods = dice.shuffled(_WOODS)[:2]
         self.metal_color = dice.choice(_METALS)
 
     def accent(self, saturation: float = 0.7, value: float = 0.7) -> Color:
         """A strong colour of the palette."""
         dice = self.dice
-        hue = dice.choice(self.hues) + dice.uniform(-0.04, 0.04)
-        return hsv(hue, saturation * dice.uniform(0.6, 1.2) % 1.0, min(value * dice.uniform(0.7, 1.3), 1.0))
+        hue = dice.unit() if dice.chance(0.35) else dice.choice(self.hues) + dice.uniform(-0.04, 0.04)
+        return hsv(hue, min(saturation * dice.uniform(0.6, 1.2), 0.95), min(value * dice.uniform(0.7, 1.3), 1.0))
 
     def pale(self) -> Color:
         """Nearly white."""

@@ -50,7 +50,7 @@ class TextureInputs(NamedTuple):
     code: Tensor
     """[...] int64 texture codes."""
     front: Tensor
-    """[...] bool: the point lies on a front face; fronts-only textures are plain colour c elsewhere."""
+    """[...] bool: the point lies on a front face; fronts-only textures are plain elsewhere."""
     turned: Tensor
     """[...] bool: swap the two coordinates."""
 
@@ -78,10 +78,11 @@ def evaluate(inputs: TextureInputs) -> Tensor:
 
 
 def _on_fronts(code: Texture, texture: Callable[[Surface], Tensor], s: Surface, front: Tensor) -> Tensor:
-    """The texture, or its colour c off the fronts of a box if it belongs there only."""
+    """The texture, or one plain colour off the fronts of a box if it belongs there only."""
     if code not in _FRONTS:
         return texture(s)
-    return torch.where(front[..., None], texture(s), _plain(s._replace(a=s.c)))
+    sides = _plain(s if code in (Texture.PANELS, Texture.DOOR) else s._replace(a=s.c))
+    return torch.where(front[..., None], texture(s), sides)
 
 
 def _plain(s: Surface) -> Tensor:

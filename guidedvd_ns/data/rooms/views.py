@@ -74,6 +74,43 @@ def sample_views(room: Room, seed: int, count: int) -> Tensor:
     return look_at(*best)
 
 
+@torch.no_grad()
+def free_views(room: Room, seed: int, count: int) -> Tensor:
+    """Poses anywhere in free space, each looking across the room in its own direction.
+
+    Args:
+        room: one room (B = 1), on any device.
+        seed: other poses for each seed.
+        count: number of poses.
+
+    Returns:
+        [count, 3, 4] OpenGL camera-to-world on the CPU, as free as those of `sample_views`.
+    """
+    room = room.to("cpu")
+    dice = Dice(seed, 23)
+    width, depth, height = room.size[0].tolist()
+    tries = 8 * count
+    positions = torch.tensor(
+        [
+            (
+                dice.uniform(-0.5, 0.5) * (width - 0.8),
+                dice.uniform(-0.5, 0.5) * (depth - 0.8),
+                dice.uniform(1.2, min(1.7, height - 0.5)),
+            )
+            for _ in range(tries)
+        ]
+    )
+    # Across the room: past its middle to the other side, at a height where furniture is.
+    spread = torch.tensor([(dice.uniform(-0.35, 0.35), dice.uniform(-0.35, 0.35)) for _ in range(tries)])
+    ground = spread * room.size[:, :2] - 0.5 * positions[:, :2]
+    heights = torch.tensor([dice.uniform(0.6, 1.3) for _ in range(tries)])
+    targets = torch.cat([ground, heights[:, None]], -1)
+    gap = torch.minimum(distance_to_primitives(room, positions[None]), distance_to_walls(room.size, positions[None]))[0]
+    apart = (targets - positions)[:, :2].norm(dim=-1) > 1.0
+    order = torch.sort(((gap < _CLEARANCE) | ~apart).int(), stable=True).indices[:count]
+    return look_at(positions[order], targets[order])
+
+
 def _walk(room: Room, dice: Dice, count: int) -> tuple[Tensor, Tensor]:
     """Positions and targets [count, 3] of one random walk."""
     width, depth, height = room.size[0].tolist()

@@ -10,7 +10,7 @@ from torch import Tensor
 from guidedvd_ns.data.rooms.patterns import Surface
 from guidedvd_ns.data.rooms.room import NUM_LIGHTS, Room
 from guidedvd_ns.data.rooms.textures import TextureInputs, evaluate
-from guidedvd_ns.data.rooms.tracing import Hit, distance_to_primitives, distance_to_walls, is_occluded, nearest_hit
+from guidedvd_ns.data.rooms.tracing import EAGER_TRACER, Hit, Tracer, distance_to_walls, fused_tracer, nearest_hit
 
 _AMBIENT_REACH = 0.28
 """Metres within which surfaces take ambient light from each other."""
@@ -66,7 +66,7 @@ def render(
         width: pixels.
         supersample: colour rays per pixel along each axis; each of them also goes to its own part of the lights, so
             that 2 gives shadows a penumbra.
-        compile: fuse the work with torch.compile (CUDA only; the first call of each shape takes a while).
+        compile: fuse the tracing with torch.compile (CUDA only; the first call of each shape takes a while).
 
     Raises:
         ValueError: if the poses do not fit the rooms or an argument is out of range.
@@ -86,12 +86,12 @@ def render(
     total = views * height * width
     chunk = _chunk_size(rooms, total, compile)
     offsets = _subsample_offsets(supersample)
-    shade = _compiled_shade() if compile else _shade_pixels
+    tracer = fused_tracer() if compile else EAGER_TRACER
     parts: list[tuple[Tensor, ...]] = []
     for start in range(0, total, chunk):
         # The last chunk repeats the last pixel instead of being shorter: one shape, one compilation.
         index = torch.arange(start, start + chunk, device=rooms.device).clamp_max(total - 1)
-        parts.append(shade(rooms, pixels, index, offsets))
+        parts.append(_shade_pixels(rooms, pixels, index, offsets, tracer))
     rgb, depth, normal = (torch.cat(tensors, 1)[:, :total] for tensors in zip(*parts, strict=True))
     shape = (batch, views, height, width)
     return RoomRender(rgb.view(*shape, 3), depth.view(*shape, 1), normal.view(*shape, 3))
@@ -113,26 +113,21 @@ def _subsample_offsets(supersample: int) -> list[tuple[float, float]]:
     return [(dx, dy) for dy in steps for dx in steps]
 
 
-def _compiled_shade():
-    """The shading of a chunk of pixels as one compiled graph."""
-    return torch.compile(_shade_pixels, dynamic=False)
-
-
 def _shade_pixels(
-    room: Room, pixels: _Pixels, index: Tensor, offsets: list[tuple[float, float]]
+    room: Room, pixels: _Pixels, index: Tensor, offsets: list[tuple[float, float]], tracer: Tracer
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Colour [B, R, 3], z-depth [B, R] and normal [B, R, 3] of the pixels with the given flat numbers [R]."""
     spacing = 1.0 / (len(offsets) ** 0.5)
     origins, directions, lens = _rays(pixels, index, (0.0, 0.0))
-    centre = nearest_hit(room, origins, directions)
+    centre = nearest_hit(room, origins, directions, tracer.enter_first)
     if len(offsets) == 1:
-        rgb = _shade(room, centre, directions, spacing / lens, (0.0, 0.0))
+        rgb = _shade(room, centre, directions, spacing / lens, (0.0, 0.0), tracer)
         return rgb, centre.t, centre.normal
     rgb = torch.zeros_like(centre.normal)
     for number, offset in enumerate(offsets):
         origins, directions, lens = _rays(pixels, index, offset)
-        hit = nearest_hit(room, origins, directions)
-        rgb = rgb + _shade(room, hit, directions, spacing / lens, _light_offset(number, offsets)) / len(offsets)
+        hit = nearest_hit(room, origins, directions, tracer.enter_first)
+        rgb = rgb + _shade(room, hit, directions, spacing / lens, _light_offset(number, offsets), tracer) / len(offsets)
     return rgb, centre.t, centre.normal
 
 
@@ -160,6 +155,7 @@ def _shade(
     directions: Tensor,  # [B, R, 3]
     spacing: Tensor,  # [B, R] distance of neighbouring samples at depth 1
     light_offset: tuple[float, float],
+    tracer: Tracer,
 ) -> Tensor:
     """Display colour [B, R, 3] of the hits: Lambertian under two lights and occluded ambient light."""
     facing = -(torch.nn.functional.normalize(directions, dim=-1) * hit.normal).sum(-1)
@@ -167,7 +163,7 @@ def _shade(
     width = (hit.t * spacing / facing.clamp_min(0.05).sqrt()).clamp_min(1e-5)
     albedo, emission = _material(room, hit, width)
     off_surface = hit.position + _SHADOW_OFFSET * hit.normal
-    light = _ambient_light(room, hit)
+    light = _ambient_light(room, hit, tracer)
     for number in range(NUM_LIGHTS):
         axes = room.light_axes[:, number]
         place = room.light_position[:, number] + light_offset[0] * axes[:, 0] + light_offset[1] * axes[:, 1]
@@ -175,7 +171,7 @@ def _shade(
         towards = place - off_surface
         distance = towards.norm(dim=-1, keepdim=True).clamp_min(1e-3)
         cosine = (towards / distance * hit.normal).sum(-1, keepdim=True).clamp_min(0)
-        visible = ~is_occluded(room, place, off_surface)[..., None]
+        visible = ~tracer.is_occluded(room, place, off_surface)[..., None]
         light = light + room.light_color[:, None, number] * cosine * visible / (1 + (distance / 2.2) ** 2)
     linear = albedo.clamp_min(1e-4) ** 2.2 * (light + emission[..., None])
     return (1 - torch.exp(-1.5 * linear)).clamp_min(1e-6) ** (1 / 2.2)
@@ -194,10 +190,10 @@ def _material(room: Room, hit: Hit, width: Tensor) -> tuple[Tensor, Tensor]:
     return evaluate(TextureInputs(surface, code, hit.front, turned > 0.5)), emission
 
 
-def _ambient_light(room: Room, hit: Hit) -> Tensor:
+def _ambient_light(room: Room, hit: Hit, tracer: Tracer) -> Tensor:
     """[B, R, 3] ambient light, less of it where a point above the surface is close to something else."""
     probe = hit.position + _AMBIENT_REACH * hit.normal
-    free = torch.minimum(distance_to_primitives(room, probe), distance_to_walls(room.size, probe))
+    free = torch.minimum(tracer.distance_to_primitives(room, probe), distance_to_walls(room.size, probe))
     openness = (free / _AMBIENT_REACH).clamp(0, 1)[..., None]
     sky = 0.85 + 0.15 * hit.normal[..., 2:]
     return room.ambient[:, None] * sky * (0.4 + 0.6 * openness)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -38,9 +40,10 @@ def nearest_hit(
     room: Room,
     origins: Tensor,  # [B, R, 3]
     directions: Tensor,  # [B, R, 3]
+    first_entry: Callable[[Room, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> Hit:
     """The first surface that each ray meets. Origins must lie inside the room; directions need not be unit vectors."""
-    t_primitive, primitive = _entry_distances(room, origins, directions).min(dim=-1)
+    t_primitive, primitive = (first_entry or enter_first)(room, origins, directions)
     t_wall, face = _room_exit(room.size[:, None], origins, directions)
     inside = t_primitive < t_wall
     t = torch.where(inside, t_primitive, t_wall)
@@ -58,6 +61,16 @@ def nearest_hit(
         torch.where(inside, extent, wall_extent),
         front & inside[..., 0],
     )
+
+
+def enter_first(
+    room: Room,
+    origins: Tensor,  # [B, R, 3]
+    directions: Tensor,  # [B, R, 3]
+) -> tuple[Tensor, Tensor]:
+    """[B, R] ray parameter and index of the first primitive that is entered; a very large parameter where none is."""
+    t, primitive = _entry_distances(room, origins, directions).min(dim=-1)
+    return t, primitive
 
 
 def is_occluded(
@@ -82,6 +95,23 @@ def distance_to_primitives(
             half = room.half[:, None, part].unbind(-1)
             nearest = torch.minimum(nearest, distances(local, half, room.taper[:, None, part]).amin(-1))
     return nearest
+
+
+class Tracer(NamedTuple):
+    """The three reductions over primitives, which are nearly all of the work: as they are, or fused."""
+
+    enter_first: Callable[[Room, Tensor, Tensor], tuple[Tensor, Tensor]]
+    is_occluded: Callable[[Room, Tensor, Tensor], Tensor]
+    distance_to_primitives: Callable[[Room, Tensor], Tensor]
+
+
+EAGER_TRACER = Tracer(enter_first, is_occluded, distance_to_primitives)
+
+
+@lru_cache(maxsize=1)
+def fused_tracer() -> Tracer:
+    """Each reduction as one kernel. Only these: a graph with the textures in it takes minutes to compile."""
+    return Tracer(*(torch.compile(function, dynamic=False) for function in EAGER_TRACER))
 
 
 def distance_to_walls(

@@ -199,5 +199,7 @@ def rug(style: Style, width: float, depth: float) -> Piece:
         )
     else:
         material = style.cloth(scale=dice.uniform(0.12, 0.25))
+        if material.texture == Texture.CARPET:
+            material = material._replace(scale=0.03)
     p.box((0, 0, 0.007), (width, depth, 0.014), material)
     return p

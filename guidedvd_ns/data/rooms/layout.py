@@ -230,7 +230,7 @@ def _pictures(arrangement: _Arrangement) -> None:
         along = dice.uniform(-0.5, 0.5) * arrangement.wall_length(wall)
         draw = dice.unit()
         if draw < 0.75:
-            width, height = dice.uniform(0.3, 0.85), dice.uniform(0.3, 0.65)
+            width, height = dice.uniform(0.35, 1.05), dice.uniform(0.35, 0.75)
             piece = decor.picture(style, width, height)
         elif draw < 0.85:
             width = height = 0.4
@@ -281,8 +281,8 @@ def _lights(arrangement: _Arrangement, windows: list[tuple[int, float, float, fl
         positions.append((-0.5 * x, -0.5 * y, height - 0.35))
         axes.append(((0.2, 0.0, 0.0), (0.0, 0.2, 0.0)))
         colors.append(warm)
-    power = [dice.uniform(0.7, 1.1), dice.uniform(0.6, 1.1)]
+    power = [dice.uniform(0.85, 1.35), dice.uniform(0.75, 1.35)]
     colors = [(c[0] * k, c[1] * k, c[2] * k) for c, k in zip(colors, power, strict=True)]
-    level = dice.uniform(0.3, 0.42)
+    level = dice.uniform(0.22, 0.34)
     tint = hsv(dice.uniform(0.05, 0.15), 0.06, level)
     return Lights(positions, axes, colors, tint)

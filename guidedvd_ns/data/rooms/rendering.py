@@ -20,7 +20,7 @@ _SHADOW_OFFSET = 4e-3
 
 _PAIRS_ON_CPU = 1 << 20
 _PAIRS_ON_CUDA = 1 << 26
-_RAYS_COMPILED = 1 << 21
+_PIXELS_COMPILED = 1 << 22
 
 
 class RoomRender(NamedTuple):
@@ -100,7 +100,7 @@ def render(
 def _chunk_size(rooms: Room, total: int, compile: bool) -> int:
     """Pixels at once: equal pieces small enough for the memory, large enough to hide the cost of a call."""
     if rooms.device.type == "cuda":
-        largest = _RAYS_COMPILED if compile else _PAIRS_ON_CUDA // sum(rooms.counts)
+        largest = _PIXELS_COMPILED if compile else _PAIRS_ON_CUDA // sum(rooms.counts)
     else:
         largest = _PAIRS_ON_CPU // sum(rooms.counts)
     pieces = -(-total * len(rooms) // largest)

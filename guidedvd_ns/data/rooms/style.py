@@ -112,11 +112,12 @@ class Style:
         dice = self.dice
         base = self.pale()
         draw = dice.unit()
-        if draw < 0.38:
-            color = base if dice.chance(0.6) else self.accent(0.3, 0.8)
-            return Material(a=color)
-        if draw < 0.62:
-            figure = shaded(base, dice.uniform(0.72, 0.9)) if dice.chance(0.5) else self.accent(0.3, 0.75)
+        if dice.chance(0.35):
+            base = self.accent(0.3, 0.85)
+        if draw < 0.3:
+            return Material(a=base)
+        if draw < 0.58:
+            figure = shaded(base, dice.uniform(0.7, 0.88)) if dice.chance(0.5) else self.accent(0.35, 0.75)
             return Material(Texture.WALLPAPER, base, figure, base, dice.uniform(0.22, 0.5))
         if draw < 0.76:
             brick = hsv(dice.uniform(0.01, 0.06), dice.uniform(0.35, 0.6), dice.uniform(0.55, 0.8))

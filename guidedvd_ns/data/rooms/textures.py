@@ -67,13 +67,10 @@ def evaluate(inputs: TextureInputs) -> Tensor:
     )
     rgb = torch.zeros_like(s.a)
     for code, texture in _TEXTURES.items():
-        chosen = inputs.code == code
-        if rgb.device.type == "cpu":
-            # Only the points that have the texture: no cost on a CPU, but a synchronisation on a GPU.
-            at = chosen.nonzero(as_tuple=True)
+        # Each texture at its own points only: to find them waits for a GPU, but all textures everywhere cost more.
+        at = (inputs.code == code).nonzero(as_tuple=True)
+        if at[0].numel():
             rgb[at] = _on_fronts(code, texture, Surface(*(field[at] for field in s)), inputs.front[at])
-        else:
-            rgb = torch.where(chosen[..., None], _on_fronts(code, texture, s, inputs.front), rgb)
     return rgb.clamp(0, 1)
 
 

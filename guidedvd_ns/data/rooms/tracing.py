@@ -111,7 +111,11 @@ EAGER_TRACER = Tracer(enter_first, is_occluded, distance_to_primitives)
 @lru_cache(maxsize=1)
 def fused_tracer() -> Tracer:
     """Each reduction as one kernel. Only these: a graph with the textures in it takes minutes to compile."""
-    return Tracer(*(torch.compile(function, dynamic=False) for function in EAGER_TRACER))
+    return Tracer(
+        torch.compile(enter_first, dynamic=False),
+        torch.compile(is_occluded, dynamic=False),
+        torch.compile(distance_to_primitives, dynamic=False),
+    )
 
 
 def distance_to_walls(

@@ -95,7 +95,7 @@ def test_wrong_settings_are_named(tmp_path: Path, cache: Path):
 
 
 def test_the_demo_room_is_held_out():
-    assert DEMO_SEED >= HELD_OUT_SEEDS
+    assert DEMO_SEED >= HELD_OUT_SEEDS == demo_dataparser._HELD_OUT_SEEDS
     assert isinstance(guidedvd_demo.config, GuidedVDDemoDataParserConfig)
 
 

@@ -47,6 +47,15 @@ class SequenceFolder:
         self._manifest = json.loads(self._manifest_path.read_text())
         CONSOLE.log(f"Brought {len(self._manifest)} generated sequences along from {earlier}.")
 
+    def forget_from(self, number: int) -> None:
+        """Remove sequence `number` and all after it: leftovers of a run in the same folder or after its checkpoint."""
+        gone = [entry["number"] for entry in self._manifest if entry["number"] >= number]
+        if not gone:
+            return
+        for path in [path for each in gone for path in self.path.glob(f"{each:03d}*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._save_manifest([entry for entry in self._manifest if entry["number"] < number])
+
     def write(self, sequence: GeneratedSequence) -> None:
         """Write frames, evidence and the manifest's entry of a sequence."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -62,7 +71,10 @@ class SequenceFolder:
             "flicker": round(sequence.scores.flicker, 5),
             "seconds": round(sequence.seconds, 2),
         }
-        self._manifest = [old for old in self._manifest if old["number"] != sequence.number] + [entry]
+        self._save_manifest([old for old in self._manifest if old["number"] != sequence.number] + [entry])
+
+    def _save_manifest(self, entries: list[dict[str, Any]]) -> None:
+        self._manifest = entries
         partial = self._manifest_path.with_suffix(".partial")
         partial.write_text(json.dumps(self._manifest, indent=1))
         os.replace(partial, self._manifest_path)

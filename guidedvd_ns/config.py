@@ -59,8 +59,17 @@ class GuidedVDTrainerConfig(TrainerConfig):
         super().save_config()
 
     def setup(self, **kwargs: Any) -> Any:
-        """Build the trainer."""
+        """Build the trainer.
+
+        Raises:
+            FileNotFoundError: if there is no checkpoint to resume from.
+        """
         self.resolve_defaults()
+        if self.load_dir is not None and not any(self.load_dir.glob("step-*.ckpt")):
+            raise FileNotFoundError(
+                f"--load-dir: {self.load_dir} holds no checkpoint (step-*.ckpt): name the nerfstudio_models folder "
+                "of a run that got as far as its first one."
+            )
         if self.machine.device_type != "cuda":
             self._announce_small_defaults()
         return super().setup(**kwargs)

@@ -20,7 +20,7 @@ from guidedvd_ns.guide import Guide
 from guidedvd_ns.run_folder import SequenceFolder
 from guidedvd_ns.schedule import Schedule
 from guidedvd_ns.sequences import GeneratedSequence, GeneratedView, SequenceStore
-from guidedvd_ns.trajectories import TrajectoryConfig, TrajectoryPool, plan
+from guidedvd_ns.trajectories import Trajectory, TrajectoryConfig, TrajectoryPool, plan
 
 if TYPE_CHECKING:
     from guidedvd_ns.priors.base import VideoPrior
@@ -92,7 +92,9 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
         self._sampling_window = (0, 1)
         self.generator: InlineGenerator | None = None
         self.folder: SequenceFolder | None = None
+        self._pending: Trajectory | None = None
         self._restored: dict[str, Any] | None = None
+        self._saved_poses: Tensor | None = None
 
     def create_train_dataset(self) -> InputDataset:
         self._image_scale = self._find_image_scale()
@@ -135,17 +137,26 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
         centres = self.train_dataset.cameras.camera_to_worlds[:, :3, 3]
         return 1.1 * float((centres - centres.mean(dim=0)).norm(dim=-1).max())
 
-    def begin_generation(self, guide: Guide, folder: SequenceFolder) -> None:
-        """Plan the trajectories and get the prior ready; after a resume, bring back what had been generated."""
+    def prepare_generation(self, guide: Guide, folder: SequenceFolder) -> None:
+        """Load the networks of generation before the first step: a wrong name must not show after half a run."""
         from guidedvd_ns.priors import load_prior
 
         self.folder = folder
+        folder.forget_from(self.num_attempts)
         prior = load_prior(self.config.prior, device=self.device)
         self.generator = InlineGenerator(prior, guide, self._settings(), seed=self.config.generation_seed)
+        if self.config.guidance_perceptual != "none":
+            from guidedvd_ns.losses import perceptual_distance
+
+            perceptual_distance(self.config.guidance_perceptual, torch.device(self.device))
+
+    def begin_generation(self) -> dict[int, tuple[Cameras, Tensor]]:
+        """Plan the trajectories, or after a resume bring back what had been generated: cameras and frames by number."""
+        assert self.generator is not None
         if self._restored is not None:
-            self._bring_back(self._restored)
-        else:
-            self.pool = self._plan(guide, prior)
+            return self._bring_back(self._restored)
+        self.pool = self._plan(self.generator.guide, self.generator.prior)
+        return {}
 
     def _plan(self, guide: Guide, prior: VideoPrior) -> TrajectoryPool:
         pool = plan(self.input_cameras, guide.render, self.config.trajectories, self.draws, prior.settings.num_frames)
@@ -214,7 +225,8 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
 
     def _submit(self) -> None:
         assert self.generator is not None and self.pool is not None
-        trajectory = self.pool.draw(self.draws)
+        trajectory = self._pending or self.pool.draw(self.draws)
+        self._pending = trajectory
         photograph, mask = self.photograph(trajectory.view)
         CONSOLE.log(
             f"Sequence {self.num_attempts}: {trajectory.name}, {len(trajectory.cameras)} frames, "
@@ -225,6 +237,7 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
 
     def _take_in(self, sequence: GeneratedSequence) -> None:
         assert self.folder is not None
+        self._pending = None
         scores = sequence.scores
         verdict = "kept" if sequence.kept else f"[yellow]rejected (below {self.config.min_agreement:.1f} dB)[/yellow]"
         CONSOLE.log(
@@ -243,29 +256,43 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Plain types and tensors only: checkpoints are read with `weights_only=True`."""
-        if self._restored is not None and self.generator is None:
+        if self._restored is not None:
             return self._restored
-        unfinished = self.generator is not None and self.generator.is_busy
         return {
+            "input_poses": self.train_dataset.cameras.camera_to_worlds.cpu(),
             "pool": self.pool.state_dict() if self.pool is not None else None,
             "store": self.store.state_dict(),
             "draws": self.draws.get_state(),
-            "num_attempts": self.num_attempts - int(unfinished),
+            "num_attempts": self.num_attempts - int(self._pending is not None),
+            "pending": self._pending.name if self._pending is not None else None,
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        if state.get("pool") is not None:
-            self._restored = state
+        self._saved_poses = state.get("input_poses")
+        if state["pool"] is not None:
+            self._restored, self.num_attempts = state, state["num_attempts"]
 
-    def _bring_back(self, state: dict[str, Any]) -> None:
+    def check_resumed_views(self) -> None:
+        """Raise ValueError unless the checkpoint that was loaded belongs to the input views of this run."""
+        poses = self.train_dataset.cameras.camera_to_worlds.cpu()
+        saved = self._saved_poses.cpu() if self._saved_poses is not None else poses
+        if saved.shape != poses.shape or not torch.allclose(saved, poses, atol=1e-4):
+            raise ValueError(
+                f"The run to resume has {len(saved)} input views and this one {len(poses)}, in the same or in other "
+                "places: give the data, the dataparser and the dataparser options that it was started with."
+            )
+
+    def _bring_back(self, state: dict[str, Any]) -> dict[int, tuple[Cameras, Tensor]]:
         assert self.folder is not None and self.generator is not None
         cameras = self.input_cameras
         self.pool = TrajectoryPool()
         self.pool.load_state_dict(state["pool"], cameras)
         self.draws.set_state(state["draws"].cpu())
-        self.num_attempts = state["num_attempts"]
+        self._pending = next((path for path in self.pool.trajectories if path.name == state.get("pending")), None)
         sequences = self.folder.read(state["store"]["numbers"], self.pool, self.device)
         self.store.restore(state["store"], sequences)
+        self._restored = None
         lost = len(state["store"]["numbers"]) - len(sequences)
         if lost:
             CONSOLE.log(f"[yellow]{lost} generated sequences are no longer on disk; training goes on without them.")
+        return sequences

@@ -193,6 +193,13 @@ class GuidedVDSplatModel(SplatfactoModel):
             losses.pop("scale_reg")
         return losses
 
+    def prepare_generated_loss(self) -> None:
+        """Load the perceptual network before the first step: missing weights must not show after half a run."""
+        if self.config.perceptual != "none":
+            from guidedvd_ns.losses import perceptual_distance
+
+            perceptual_distance(self.config.perceptual, self.device)
+
     def get_generated_loss_dict(self, rgb: Tensor, frame: Tensor) -> dict[str, Tensor]:
         """Loss on a generated view, `L_gen` of the paper; the perceptual term is over the whole image.
 

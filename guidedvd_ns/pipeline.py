@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer
@@ -120,7 +121,7 @@ class GuidedVDPipeline(VanillaPipeline):
             if self.config.guide_config is not None:
                 self._take_given_guide(self.config.guide_config)
         if config.max_num_iterations is None:  # a resumed run goes on to its planned end
-            config.max_num_iterations = max(1, self.schedule.total_steps - trainer._start_step)
+            config.max_num_iterations = self._steps_left(trainer._start_step)
         schedule, extent = self.schedule, self.datamanager.scene_extent()
         self.gaussians.follow(schedule, extent)
         follow_schedule(optimizers.schedulers, schedule)
@@ -128,15 +129,31 @@ class GuidedVDPipeline(VanillaPipeline):
         self.folder = SequenceFolder(trainer.base_dir)
         resumed = config.load_dir or (config.load_checkpoint.parent if config.load_checkpoint is not None else None)
         if resumed is not None:
+            self.datamanager.check_resumed_views()
             self.folder.bring_from(resumed.parent)
+        if self._generates(schedule):
+            self.datamanager.prepare_generation(self.guide, self.folder)
+            self.gaussians.prepare_generated_loss()
         CONSOLE.log(
             f"{schedule.guide_steps} steps fit the guide, {schedule.scene_steps} the scene, "
             f"on {self.device}; {self._generation_plan(schedule)}."
         )
 
+    def _steps_left(self, start: int) -> int:
+        total = self._settled_schedule().total_steps
+        if start >= total:
+            raise ValueError(
+                f"The run to resume has reached its planned end of {total} steps: "
+                "give --max-num-iterations N for N further steps."
+            )
+        return total - start
+
+    def _generates(self, schedule: Schedule) -> bool:
+        return self.config.generate and self.datamanager.generation_interval(schedule)[1] > 0
+
     def _generation_plan(self, schedule: Schedule) -> str:
         interval, count = self.datamanager.generation_interval(schedule)
-        if not self.config.generate or count == 0:
+        if not self._generates(schedule):
             return "nothing is generated"
         return f"up to {count} sequences, one every {interval} steps"
 
@@ -149,21 +166,28 @@ class GuidedVDPipeline(VanillaPipeline):
     def _before_step(self, trainer: Trainer, step: int) -> None:
         """Move on to the second phase when it is time; there, do this step's share of generation."""
         schedule = self._settled_schedule()
+        if step == trainer._start_step:
+            # The step table counts from the run's first step, nerfstudio's limit from this session's.
+            writer.GLOBAL_BUFFER["max_iter"] = step + trainer.config.max_num_iterations
         self.gaussians.training_infos.clear()
         if schedule.fits_guide(step):
             return
         if not self._begun:
             self._begin_scene(trainer.optimizers)
-        if not self.config.generate or self.datamanager.generation_interval(schedule)[1] == 0:
+        if not self._generates(schedule):
             return
-        if self.datamanager.generator is None:
-            self.datamanager.begin_generation(self.guide, self.folder)
+        if self.datamanager.pool is None:
+            for number, (cameras, frames) in self.datamanager.begin_generation().items():
+                self._show(number, cameras, frames, kept=True)
         finished = self.datamanager.advance_generation(schedule.phase_step(step), schedule)
         if finished is not None:
             _write_to_tensorboard(finished, step)
-            self.generation.show(finished)
-            kept, tried = self.folder.counts()
-            self.generation.say(f"{kept} of {tried} sequences kept")
+            self._show(finished.number, finished.trajectory.cameras, finished.frames, finished.kept)
+
+    def _show(self, number: int, cameras: Cameras, frames: Tensor, kept: bool) -> None:
+        self.generation.show(number, cameras, frames, kept)
+        count, tried = self.folder.counts()
+        self.generation.say(f"{count} of {tried} sequences kept")
 
     def _begin_scene(self, optimizers: Optimizers) -> None:
         """Freeze the guide and start the model afresh from the initial points."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from nerfstudio.engine.trainer import Trainer
+from nerfstudio.utils import writer
 from nerfstudio.utils.eval_utils import eval_setup
+from PIL import Image
 
 from guidedvd_ns.config import GuidedVDTrainerConfig, guidedvd_splat
 from guidedvd_ns.gaussians import PARAMETER_NAMES
@@ -60,6 +64,15 @@ def _train(config: GuidedVDTrainerConfig) -> Trainer:
     trainer.setup()
     trainer.train()
     return trainer
+
+
+def _interrupted(config: GuidedVDTrainerConfig, steps: int) -> None:
+    """As if Ctrl-C had come after the checkpoint of that many steps."""
+    torch.manual_seed(0)
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    config.max_num_iterations = steps
+    trainer.train()
 
 
 @pytest.fixture(scope="module")
@@ -151,15 +164,126 @@ def test_resume_brings_everything_back_and_goes_on_learning(trained, capture, pr
 
 def test_interrupted_first_phase_goes_on_to_the_planned_end(capture, prior, tmp_path):
     config = _config(capture, prior, tmp_path / "first")
-    torch.manual_seed(0)
-    trainer = config.setup(local_rank=0, world_size=1)
-    trainer.setup()
-    config.max_num_iterations = 5  # as if Ctrl-C had come, after a checkpoint
-    trainer.train()
+    _interrupted(config, 5)
     resumed = _config(capture, prior, tmp_path / "second", steps=None, resume=config.get_checkpoint_dir())
     again = _train(resumed)
     assert again.step == STEPS - 1
     assert again.pipeline.guide.is_fitted and len(again.pipeline.datamanager.store) == 3
+
+
+def test_interrupted_sequence_is_made_again_as_it_would_have_been(trained, capture, prior, tmp_path):
+    whole, _, _ = trained
+    config = _config(capture, prior, tmp_path / "first")
+    _interrupted(config, STEPS // 2 + 6)
+    saved = torch.load(next(config.get_checkpoint_dir().glob("*.ckpt")), weights_only=True)["pipeline"]
+    assert saved["datamanager._extra_state"]["pending"] is not None
+    assert saved["datamanager._extra_state"]["num_attempts"] == 2
+    again = _config(capture, prior, tmp_path / "second", steps=None, resume=config.get_checkpoint_dir())
+    _train(again)
+    names = [
+        sorted(path.name for path in (run.get_base_dir() / "generated").iterdir()) for run in (whole, config, again)
+    ]
+    assert names[2] == names[0] and len(names[1]) < len(names[0])
+    first, second = (run.get_base_dir() / "generated" / "002" / "0003.png" for run in (whole, again))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_sequences_after_the_checkpoint_are_dropped(trained, capture, prior, tmp_path):
+    config = _config(capture, prior, tmp_path / "first")
+    _interrupted(config, STEPS // 2 + 6)
+    whole, _, _ = trained
+    generated = config.get_base_dir() / "generated"
+    shutil.rmtree(generated)
+    shutil.copytree(whole.get_base_dir() / "generated", generated)  # one sequence more than the checkpoint knows
+    again = _config(capture, prior, tmp_path / "second", steps=1, resume=config.get_checkpoint_dir())
+    trainer = again.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    brought = again.get_base_dir() / "generated"
+    assert {path.name[:3] for path in brought.iterdir()} == {"000", "001", "man"}
+    assert trainer.pipeline.folder.counts() == (2, 2)
+
+
+def test_resume_restores_optimizers_rates_and_step_table(trained, capture, prior, tmp_path):
+    config, before, _ = trained
+    resumed = _config(capture, prior, tmp_path, steps=4, resume=config.get_checkpoint_dir())
+    again = resumed.setup(local_rank=0, world_size=1)
+    again.setup()
+    for name in PARAMETER_NAMES:
+        group, old = (trainer.optimizers.optimizers[name].param_groups[0] for trainer in (again, before))
+        assert group["lr"] == pytest.approx(old["lr"], rel=1e-9)
+        assert torch.equal(group["params"][0], old["params"][0])
+        state = again.optimizers.optimizers[name].state[group["params"][0]]
+        expected = before.optimizers.optimizers[name].state[old["params"][0]]
+        assert state.keys() == expected.keys() and bool(state) == (name != "features_rest")  # empty without harmonics
+        assert all(torch.equal(state[key], expected[key]) for key in state)
+    again.train()
+    assert writer.GLOBAL_BUFFER["max_iter"] == STEPS + 4
+
+
+def test_finished_run_is_not_resumed_without_a_number_of_steps(trained, capture, prior, tmp_path):
+    config, _, _ = trained
+    resumed = _config(capture, prior, tmp_path, steps=None, resume=config.get_checkpoint_dir())
+    with pytest.raises(ValueError, match=f"planned end of {STEPS} steps.*--max-num-iterations"):
+        resumed.setup(local_rank=0, world_size=1).setup()
+
+
+def test_resume_with_other_input_views_is_refused(trained, capture, prior, tmp_path):
+    config, _, _ = trained
+    resumed = _config(capture, prior, tmp_path, steps=2, resume=config.get_checkpoint_dir())
+    resumed.pipeline.datamanager.dataparser.train_views = 4
+    with pytest.raises(ValueError, match="has 3 input views and this one 4"):
+        resumed.setup(local_rank=0, world_size=1).setup()
+
+
+def test_resume_from_a_folder_without_checkpoints_is_refused(trained, capture, prior, tmp_path):
+    config, _, _ = trained
+    resumed = _config(capture, prior, tmp_path, steps=2, resume=config.get_base_dir())
+    with pytest.raises(FileNotFoundError, match="nerfstudio_models"):
+        resumed.setup(local_rank=0, world_size=1)
+
+
+@pytest.mark.parametrize("mistake", ["prior", "perceptual"])
+def test_missing_networks_show_before_the_first_step(mistake, capture, prior, tmp_path, monkeypatch):
+    config = _config(capture, prior, tmp_path)
+    if mistake == "prior":
+        config.pipeline.datamanager.prior = str(tmp_path / "nowhere")
+    else:
+        monkeypatch.setattr("guidedvd_ns.losses.perceptual_distance", _no_weights)
+    trainer = config.setup(local_rank=0, world_size=1)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        trainer.setup()
+
+
+def _no_weights(name: str, device: torch.device) -> None:
+    raise FileNotFoundError(f"The weights of {name} are nowhere.")
+
+
+def test_masked_pixels_do_not_matter(prior, tmp_path):
+    """The same run whatever stands under the masks of input and test views: same Gaussians, same scores."""
+    results = []
+    for junk in (0, 255):
+        capture = write_capture(tmp_path / f"junk{junk}")
+        _mask_left_third(capture, junk)
+        config = _config(capture, prior, tmp_path, steps=8)
+        trainer = _train(config)
+        assert len(trainer.pipeline.datamanager.store) > 0
+        results.append((trainer.pipeline.gaussians.means.detach(), trainer.pipeline._test_psnr()))
+    (means, scores), (other_means, other_scores) = results
+    assert torch.equal(means, other_means)
+    assert scores == other_scores
+
+
+def _mask_left_third(capture: Path, junk: int) -> None:
+    document = json.loads((capture / "transforms.json").read_text())
+    mask = np.full((32, 48), 255, dtype=np.uint8)
+    mask[:, :16] = 0
+    Image.fromarray(mask).save(capture / "mask.png")
+    for frame in document["frames"]:
+        frame["mask_path"] = "mask.png"
+        image = np.array(Image.open(capture / frame["file_path"]))
+        image[mask == 0] = junk
+        Image.fromarray(image).save(capture / frame["file_path"])
+    (capture / "transforms.json").write_text(json.dumps(document))
 
 
 def test_same_seed_generates_the_same_sequences(trained, capture, prior, tmp_path):

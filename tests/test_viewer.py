@@ -8,16 +8,12 @@ import torch
 import viser
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
-from guidedvd_ns.sequences import GeneratedSequence, SequenceScores
-from guidedvd_ns.trajectories import Trajectory
 from guidedvd_ns.viewer import GenerationPanel
 from tests.scenes import cameras
 
 
-def _sequence(kept: bool = True) -> GeneratedSequence:
-    path = Trajectory(view=0, scale=1.0, radius=2.0, azimuth=0.0, elevation=0.0, hole_fraction=0.1, cameras=cameras(9))
-    frames, known = torch.rand(9, 12, 16, 3), torch.ones(9, 12, 16, 1, dtype=torch.bool)
-    return GeneratedSequence(3, path, frames, frames, known, SequenceScores(30.0, 0.1, 0.0), 1.0, kept)
+def _show(panel: GenerationPanel, kept: bool = True) -> None:
+    panel.show(3, cameras(9), torch.rand(9, 12, 16, 3), kept)
 
 
 class _Viewer:
@@ -39,12 +35,12 @@ def panel():
 def test_without_a_viewer_nothing_happens():
     panel = GenerationPanel()
     panel.say("hello")
-    panel.show(_sequence())
+    _show(panel)
     assert panel.handles == [] and list(panel.parameters()) == []
 
 
 def test_frames_stand_at_their_cameras(panel):
-    panel.show(_sequence())
+    _show(panel)
     assert len(panel.handles) == 2  # frames 4 and 8
     expected = np.array([0.4, 0.0, 0.0]) * VISER_NERFSTUDIO_SCALE_RATIO
     np.testing.assert_allclose(panel.handles[0].position, expected, atol=1e-5)
@@ -52,11 +48,11 @@ def test_frames_stand_at_their_cameras(panel):
 
 
 def test_checkbox_hides_frames_and_new_ones_stay_hidden(panel):
-    panel.show(_sequence())
+    _show(panel)
     panel.show_frames.value = False
     panel._toggle(panel.show_frames)
     assert not any(handle.visible for handle in panel.handles)
-    panel.show(_sequence(kept=False))
+    _show(panel, kept=False)
     assert not any(handle.visible for handle in panel.handles)
 
 

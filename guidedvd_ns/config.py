@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
@@ -47,10 +48,12 @@ class GuidedVDTrainerConfig(TrainerConfig):
             datamanager.max_sequences = DEFAULT_MAX_SEQUENCES[kind]
 
     def set_experiment_name(self) -> None:
-        """Name runs of dataparsers without a data folder (the demo) after the dataparser."""
+        """Name a run without the method's `--data` after the dataparser's own data folder, or as it asks for (demo)."""
         if self.experiment_name is None and self.pipeline.datamanager.data is None:
             dataparser = getattr(self.pipeline.datamanager, "dataparser", None)
-            self.experiment_name = getattr(dataparser, "experiment_name", None)
+            folder = getattr(dataparser, "data", Path()).resolve()
+            named = getattr(dataparser, "experiment_name", None)
+            self.experiment_name = named or (folder.parent if folder.is_file() else folder).stem or None
         super().set_experiment_name()
 
     def save_config(self) -> None:

@@ -44,6 +44,24 @@ def test_what_the_user_sets_stays():
     assert (config.max_num_iterations, config.pipeline.datamanager.max_image_side) == (7, 0)
 
 
+def test_runs_are_named_after_their_data(tmp_path):
+    from guidedvd_ns.data.demo_dataparser import GuidedVDDemoDataParserConfig
+    from guidedvd_ns.data.guidedvd_dataparser import GuidedVDDataParserConfig
+
+    def name(dataparser, **given) -> str:
+        config = copy.deepcopy(guidedvd_splat.config)
+        config.pipeline.datamanager.dataparser = dataparser
+        config.pipeline.datamanager.data = given.get("data")
+        config.experiment_name = given.get("experiment_name")
+        config.set_experiment_name()
+        return config.experiment_name
+
+    assert name(GuidedVDDemoDataParserConfig()) == "demo"
+    assert name(GuidedVDDataParserConfig(data=tmp_path / "fox")) == "fox"
+    assert name(GuidedVDDataParserConfig(), data=tmp_path / "lounge") == "lounge"
+    assert name(GuidedVDDemoDataParserConfig(), experiment_name="mine") == "mine"
+
+
 def test_constants_are_the_papers():
     model = guidedvd_splat.config.pipeline.model
     datamanager = guidedvd_splat.config.pipeline.datamanager

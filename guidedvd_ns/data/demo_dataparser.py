@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, ClassVar, Optional
 
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -38,6 +38,8 @@ class GuidedVDDemoDataParserConfig(DataParserConfig):
 
     _target: type = field(default_factory=lambda: GuidedVDDemo)
     """target class to instantiate"""
+    experiment_name: ClassVar[str] = "demo"
+    """Name of a run without a name of its own."""
     room_seed: int = DEMO_SEED
     """Which room. The bundled prior was trained on rooms below 10 000 000 and never on those from there on."""
     num_input_views: int = 6

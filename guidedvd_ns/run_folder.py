@@ -45,7 +45,7 @@ class SequenceFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         os.replace(partial, self.path)
         self._manifest = json.loads(self._manifest_path.read_text())
-        CONSOLE.log(f"Brought {len(self._manifest)} generated sequences along from {earlier}.")
+        CONSOLE.log(f"Generated sequences brought along from {earlier}: {len(self._manifest)}.")
 
     def forget_from(self, number: int) -> None:
         """Remove sequence `number` and all after it: leftovers of a run in the same folder or after its checkpoint."""

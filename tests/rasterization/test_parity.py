@@ -10,6 +10,9 @@ from .dense_twin import rasterize_dense
 from .scenes import Gaussians, cameras, random_gaussians
 
 TOLERANCE = 1e-4
+GSPLAT_TOLERANCE = 3e-4
+"""gsplat's own rounding: its backward pass divides transmittances back up, in fast-math float32. On an H200 the kernels
+and the twin lie up to 2.2e-4 from gsplat where many Gaussians overlap (elsewhere below 3e-5), 1e-5 from each other."""
 NAMES = ("means", "quats", "scales", "opacities", "colors")
 
 
@@ -129,4 +132,4 @@ def test_cpu_kernels_and_twin_match_gsplat(name: str) -> None:
     gsplat = [tensor.detach().cpu() for tensor in results["cuda"]]
     for other in (results["cpu"], twin):
         errors = {label: relative_error(a.detach(), b) for label, a, b in zip(labels, other, gsplat)}  # noqa: B905
-        assert max(errors.values()) <= TOLERANCE, errors
+        assert max(errors.values()) <= GSPLAT_TOLERANCE, errors

@@ -1,5 +1,7 @@
 """The second stage: its target, its draws, and a resume that gives the same weights as an uninterrupted run."""
 
+import dataclasses
+
 import torch
 from sources import NoiseClips
 from test_loop import EndsAfter
@@ -40,11 +42,10 @@ def test_resumed_training_equals_an_uninterrupted_one(tmp_path):
 
 
 def test_a_fresh_network_has_the_loss_of_predicting_nothing():
-    stage = _stage()
+    stage = _stage(dataclasses.replace(TINY, residual=False))
     stage.train_step(0, 0.0)
     clips = stage._bank.draw(64, torch.Generator().manual_seed(0))
-    torch.nn.init.zeros_(stage.unet.conv_out.weight)
-    torch.nn.init.zeros_(stage.unet.conv_out.bias)
+    _silence(stage)
     losses = stage._losses(clips)
     # E v^2 = abar + (1 - abar) E z^2, weighed by 1 + 2 * hole.
     variance = clips["target"].square().mean()
@@ -52,12 +53,29 @@ def test_a_fresh_network_has_the_loss_of_predicting_nothing():
     assert losses["loss"] > losses["hole_error"]
 
 
+def test_a_fresh_residual_network_errs_by_the_noise_alone_where_its_condition_is_right():
+    stage = _stage()
+    stage.train_step(0, 0.0)
+    clips = stage._bank.draw(256, torch.Generator().manual_seed(0))
+    _silence(stage)
+    right = stage._losses({**clips, "condition": clips["target"]})["hole_error"]
+    # What is left of v is sqrt(abar) noise; time steps are 1000 sqrt(u).
+    expected = stage._alphas[(1000 * torch.rand(100_000) ** 0.5).long()].mean()
+    assert abs(right - expected) < 0.1 * expected
+    assert stage._losses({**clips, "condition": clips["target"] + 1})["hole_error"] > right + 0.3
+
+
+def _silence(stage: DiffusionStage) -> None:
+    torch.nn.init.zeros_(stage.unet.conv_out.weight)
+    torch.nn.init.zeros_(stage.unet.conv_out.bias)
+
+
 def test_time_steps_cover_the_range_and_favour_noise():
     stage = _stage()
     drawn = torch.cat([stage._draw_timesteps(16) for _ in range(200)]).float()
-    assert drawn.min() < 20 and drawn.max() > 980
-    # The mean of u ** 0.75 is 1 / 1.75.
-    assert abs(drawn.mean() / 1000 - 1 / 1.75) < 0.01
+    assert drawn.min() < 60 and drawn.max() > 980
+    # The mean of sqrt(u) is 1 / 1.5.
+    assert abs(drawn.mean() / 1000 - 1 / 1.5) < 0.01
 
 
 def test_preview_is_a_picture():

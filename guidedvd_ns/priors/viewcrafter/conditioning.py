@@ -35,15 +35,46 @@ def condition_frames(
     frames: Tensor,  # [..., L, H, W, 3] in [0, 1]
     known: Tensor,  # [..., L, H, W, 1] bool, or float in [0, 1]
     reference: Tensor,  # [..., H', W', 3] in [0, 1]
+    fill: bool = False,
 ) -> tuple[Tensor, Tensor]:  # [..., L, H, W, 3] and float [..., L, H, W, 1]
-    """Black out what is unknown, and make the photograph frame 0, where everything is known."""
+    """Make the photograph frame 0, where everything is known, and what is unknown black, or fill it from around."""
     known = known.to(frames.dtype)
     photograph = reference.flatten(0, -4).movedim(-1, 1) if reference.dim() > 3 else reference.movedim(-1, 0)[None]
     photograph = F.interpolate(photograph, frames.shape[-3:-1], mode="bilinear", antialias=True)
     photograph = photograph.clamp(0, 1).movedim(1, -1).reshape(*frames.shape[:-4], 1, *frames.shape[-3:])
     frames = torch.cat([photograph, (frames * known)[..., 1:, :, :, :]], dim=-4)
     known = torch.cat([torch.ones_like(known[..., :1, :, :, :]), known[..., 1:, :, :, :]], dim=-4)
-    return frames, known
+    return (fill_holes(frames, known) if fill else frames), known
+
+
+def fill_holes(
+    frames: Tensor,  # [..., H, W, C]
+    known: Tensor,  # [..., H, W, 1] float in [0, 1]
+) -> Tensor:  # [..., H, W, C]
+    """Fill what is unknown of each frame smoothly from what is known around it (pull-push, Gortler et al. 1996).
+
+    Known averages are pulled up a pyramid of halved resolutions; holes are then pushed down from the finest level that
+    knows something. A frame without any known pixel becomes black.
+    """
+    images = (frames * known).flatten(0, -4).movedim(-1, 1)
+    weights = known.expand(*frames.shape[:-1], 1).flatten(0, -4).movedim(-1, 1)
+    return _pull_push(images, weights).movedim(1, -1).reshape(frames.shape)
+
+
+def _pull_push(
+    weighted: Tensor,  # [N, C, H, W] colours times weights
+    weights: Tensor,  # [N, 1, H, W] in [0, 1]
+) -> Tensor:  # [N, C, H, W]
+    size = weighted.shape[-2:]
+    share = weights.clamp(max=1)
+    colour = weighted / weights.clamp_min(1e-6) * share
+    if max(size) == 1:
+        return colour
+    coarse_weighted, coarse_weights = (F.avg_pool2d(image, 2, ceil_mode=True) for image in (weighted, weights))
+    # Averages of colours count in full as soon as a quarter of a cell is known.
+    gain = 1 / coarse_weights.clamp(0.25, 1)
+    coarse = _pull_push(coarse_weighted * gain, coarse_weights * gain)
+    return colour + (1 - share) * F.interpolate(coarse, size, mode="bilinear", align_corners=False)
 
 
 def encode_frames(
@@ -78,3 +109,15 @@ def network_input(
 ) -> Tensor:  # [B, C + C' (+ 1), L, h, w]
     """The network's channels, in this order: noisy latent, latents of the condition frames, known share."""
     return torch.cat([x_t, z] if known is None else [x_t, z, known], dim=1)
+
+
+def condition_velocity(
+    z: Tensor,  # [B, C, L, h, w]
+    alpha: Tensor,  # scalar or [B, 1, 1, 1, 1], cumulative product of alphas
+) -> Tensor:  # [B, C, L, h, w]
+    """What is known of the velocity sqrt(a) noise - sqrt(1 - a) x0 where x0 is expected to be near z, before any noise.
+
+    A network that adds its output to this completes a video as well as its condition does before it has learned
+    anything, and at pure noise predicts the difference alone.
+    """
+    return -(1 - alpha).sqrt() * z

@@ -20,6 +20,7 @@ from guidedvd_ns.priors.base import Prediction, SamplerSettings, VideoPrior, rms
 from guidedvd_ns.priors.viewcrafter.conditioning import (
     Conditioning,
     condition_frames,
+    condition_velocity,
     encode_frames,
     known_share,
     network_input,
@@ -46,6 +47,9 @@ class ViewCrafterPrior(VideoPrior):
         settings: how the prior wants to be sampled.
         known_mask_channel: whether the network has a last input channel with the known share of each latent pixel.
         sample_posterior: whether condition frames are encoded to a sample of the posterior instead of its mode.
+        fill_holes: whether holes of the condition frames are filled smoothly from around instead of left black.
+        residual: whether the network predicts what its condition lacks: its output is added to the velocity of a clean
+            latent that equals the condition (`condition_velocity`).
         context_encoder: makes the tokens of a network with cross attention.
 
     Raises:
@@ -61,6 +65,8 @@ class ViewCrafterPrior(VideoPrior):
         *,
         known_mask_channel: bool,
         sample_posterior: bool,
+        fill_holes: bool = False,
+        residual: bool = False,
         context_encoder: ContextEncoder | None = None,
     ):
         self.unet = unet.eval().requires_grad_(False)
@@ -69,6 +75,8 @@ class ViewCrafterPrior(VideoPrior):
         self.settings = settings
         self.known_mask_channel = known_mask_channel
         self.sample_posterior = sample_posterior
+        self.fill_holes = fill_holes
+        self.residual = residual
         self.context_encoder = context_encoder
         self.latent_channels: int = vae.config["latent_channels"]
         self.latent_stride = 2 ** (len(vae.config["block_out_channels"]) - 1)
@@ -99,9 +107,8 @@ class ViewCrafterPrior(VideoPrior):
             unet.to(device),  # pyright: ignore[reportArgumentType]
             vae.to(device),  # pyright: ignore[reportArgumentType]
             cast(ViewCrafterScheduler, ViewCrafterScheduler.from_pretrained(folder / "scheduler")),
-            SamplerSettings(**description["settings"]),
-            known_mask_channel=description["known_mask_channel"],
-            sample_posterior=description["sample_posterior"],
+            SamplerSettings(**description.pop("settings")),
+            **description,
         )
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = "5GB") -> None:
@@ -119,6 +126,8 @@ class ViewCrafterPrior(VideoPrior):
             "settings": asdict(self.settings),
             "known_mask_channel": self.known_mask_channel,
             "sample_posterior": self.sample_posterior,
+            "fill_holes": self.fill_holes,
+            "residual": self.residual,
         }
         for name, content in (("model_index.json", index), ("prior.json", description)):
             (fresh / name).write_text(json.dumps(content, indent=2) + "\n")
@@ -166,7 +175,7 @@ class ViewCrafterPrior(VideoPrior):
         """
         self.check_inputs(frames, known, reference)
         frames, known, reference = (tensor.to(self.device) for tensor in (frames, known, reference))
-        frames, known = condition_frames(frames, known, reference)
+        frames, known = condition_frames(frames, known, reference, fill=self.fill_holes)
         z = encode_frames(self.vae, frames, sample_posterior=self.sample_posterior, generator=generator)
         context, unconditional_context = self.context_encoder(frames[0]) if self.context_encoder else (None, None)
         return Conditioning(
@@ -216,6 +225,8 @@ class ViewCrafterPrior(VideoPrior):
         timestep = torch.full((passes,), t, device=self.device)
         context = torch.cat(contexts) if contexts else None
         v = self.unet(inputs.expand(passes, -1, -1, -1, -1), timestep, context).float()
+        if self.residual:
+            v = v + condition_velocity(conditioning.z, self.scheduler.alphas_cumprod[t].to(v))
         if passes == 1:
             return v, None
         v_conditional, v_unconditional = v.chunk(2)

@@ -121,3 +121,11 @@ def test_bad_step_numbers_and_time_steps_are_named():
     scheduler.set_timesteps(10)
     with pytest.raises(ValueError, match="timestep.*98"):
         scheduler.previous_timestep(98)
+
+
+def test_spacing_power_draws_steps_towards_little_noise():
+    scheduler = ViewCrafterScheduler(base_scale=None, spacing_power=5.0)
+    scheduler.set_timesteps(2)
+    assert scheduler.timesteps.tolist() == [999, 30]
+    with pytest.raises(ValueError, match="onto each other"):
+        scheduler.set_timesteps(50)

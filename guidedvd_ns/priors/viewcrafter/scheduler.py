@@ -38,7 +38,8 @@ class ViewCrafterScheduler(DDIMScheduler):
 
     Training noised s(t) * x0 with s falling linearly from 1 to `base_scale` over the first `turning_step` steps, so a
     prediction at t estimates s(t) * x0, and the update multiplies it by s(previous) / s(t). `base_scale=None` means
-    s = 1 everywhere.
+    s = 1 everywhere. The k-th of S steps lies at (k / S) ** `spacing_power` of the time steps: above 1, a run goes from
+    the noisiest step more quickly to little noise.
     """
 
     @register_to_config
@@ -56,6 +57,7 @@ class ViewCrafterScheduler(DDIMScheduler):
         rescale_betas_zero_snr: bool = True,
         base_scale: float | None = 0.3,
         turning_step: int = 400,
+        spacing_power: float = 1.0,
     ):
         super().__init__(
             num_train_timesteps=num_train_timesteps,
@@ -85,7 +87,13 @@ class ViewCrafterScheduler(DDIMScheduler):
                 f"`num_inference_steps` must lie between 1 and {train_steps} but is {num_inference_steps}."
             )
         self.num_inference_steps = num_inference_steps
-        timesteps = np.round(np.arange(num_inference_steps, 0, -1) * train_steps / num_inference_steps) - 1
+        shares = (np.arange(num_inference_steps, 0, -1) / num_inference_steps) ** self.config["spacing_power"]
+        timesteps = np.maximum(np.round(shares * train_steps) - 1, 0)
+        if len(np.unique(timesteps)) < num_inference_steps:
+            raise ValueError(
+                f"{num_inference_steps} steps with `spacing_power`={self.config['spacing_power']} fall onto each other: "
+                "take fewer steps or a smaller power."
+            )
         self.timesteps = torch.from_numpy(timesteps.astype(np.int64)).to(device)
 
     def previous_timestep(self, timestep: int) -> int:

@@ -17,11 +17,13 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from guidedvd_ns.data.clips import ClipConfig
 from guidedvd_ns.priors.base import SamplerSettings
 from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
+from guidedvd_ns.training.bank import ClipSource
 from guidedvd_ns.training.config_file import read_config, write_config
 from guidedvd_ns.training.diffusion import DiffusionConfig, DiffusionStage, build_scheduler
 from guidedvd_ns.training.files import write_png, write_torch
 from guidedvd_ns.training.loop import Budget, Session, train_stage
 from guidedvd_ns.training.prefetch import PrefetchedRooms
+from guidedvd_ns.training.remote import RemoteClips
 from guidedvd_ns.training.vae import VaeConfig, VaeStage, build_vae
 
 
@@ -45,9 +47,9 @@ class ValidationConfig:
     """Held-out clips, one a room; 0 leaves validation out."""
     minutes: float = 2.0
     """No further setting is tried after this time."""
-    steps: tuple[int, ...] = (8, 4, 12, 20)
+    steps: tuple[int, ...] = (4, 8, 2)
     """Numbers of denoising steps to try, most interesting first."""
-    guidance_factors: tuple[float, ...] = (0.05, 0.0, 0.02, 0.1, 0.2)
+    guidance_factors: tuple[float, ...] = (0.1, 0.0, 0.05, 0.2)
     """Guidance factors to try at each number of steps, most interesting first."""
 
 
@@ -78,6 +80,12 @@ class TrainPriorConfig:
     """Where to train; on the GPU by default if there is one."""
     seed: int = 0
     """Seed of weights and draws."""
+    initial_vae: Optional[Path] = None
+    """Folder of an earlier prior whose VAE is the start of the first stage (sizes must agree)."""
+    render_device: Optional[str] = None
+    """Another device, on which clips are rendered by processes of their own while this one trains (`cuda:1`)."""
+    renderers: int = 3
+    """Number of those processes."""
     workers: int = 4
     """Processes that lay out rooms ahead of the renderer; 0: none."""
     allow_tf32: bool = True
@@ -117,7 +125,7 @@ def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior:
     write_config(config, config.output / "config.yaml")
     earlier = ViewCrafterPrior.from_pretrained(config.warm_start, device, torch.float32) if config.warm_start else None
 
-    with PrefetchedRooms(config.clips, device, seed=config.seed, workers=config.workers) as source:
+    with _clip_source(config, device) as source:
         vae = _first_stage(config, source, session, earlier)
         diffusion = DiffusionStage(
             config.diffusion,
@@ -134,12 +142,18 @@ def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior:
     return prior
 
 
+def _clip_source(config: TrainPriorConfig, device: torch.device) -> PrefetchedRooms | RemoteClips:
+    if config.render_device is not None:
+        return RemoteClips(config.clips, config.render_device, device, seed=config.seed, renderers=config.renderers)
+    return PrefetchedRooms(config.clips, device, seed=config.seed, workers=config.workers)
+
+
 def _budget(steps: int | None, minutes: float) -> Budget:
     return Budget(minutes=minutes) if steps is None else Budget(steps=steps)
 
 
 def _first_stage(
-    config: TrainPriorConfig, source: PrefetchedRooms, session: Session, earlier: ViewCrafterPrior | None
+    config: TrainPriorConfig, source: ClipSource, session: Session, earlier: ViewCrafterPrior | None
 ) -> AutoencoderKL:
     """The finished VAE: an earlier prior's, or this training's, finished once and kept in `vae_finished.pt`."""
     if earlier is not None:
@@ -149,8 +163,15 @@ def _first_stage(
         vae = build_vae(config.vae, size).to(device=session.device)  # pyright: ignore[reportCallIssue]
         vae.load_state_dict(torch.load(finished, map_location=session.device, weights_only=True))
         return vae.eval().requires_grad_(False)
+    initial = ViewCrafterPrior.from_pretrained(config.initial_vae, "cpu", torch.float32) if config.initial_vae else None
     stage = VaeStage(
-        config.vae, source, size, session.device, seed=config.seed, reproducible=config.steps_vae is not None
+        config.vae,
+        source,
+        size,
+        session.device,
+        seed=config.seed,
+        reproducible=config.steps_vae is not None,
+        initial_weights=initial.vae.state_dict() if initial else None,
     )
     complete = train_stage(stage, _budget(config.steps_vae, config.minutes_vae), session)
     vae = stage.finished()
@@ -177,6 +198,8 @@ def export_prior(config: TrainPriorConfig, diffusion: DiffusionStage, vae: Autoe
         settings,
         known_mask_channel=True,
         sample_posterior=False,
+        fill_holes=config.diffusion.fill_holes,
+        residual=config.diffusion.residual,
     )
     folder = config.output / "prior"
     prior.save_pretrained(folder, max_shard_size=config.max_shard_size)

@@ -40,8 +40,8 @@ class VaeConfig:
     """Steps over which the rate rises."""
     gradient_weight: float = 0.5
     """Weight of the differences between neighbouring pixels, which keep edges sharp, at two scales."""
-    perceptual_weight: float = 0.05
-    """Weight of ST-LPIPS (AlexNet); left out with a warning where it cannot be loaded."""
+    perceptual_weight: float = 0.0
+    """Weight of ST-LPIPS (AlexNet), which sharpens and doubles a step's cost; left out where it cannot be loaded."""
     kl_weight: float = 1e-4
     """Weight of the Kullback-Leibler term, a mean over latent numbers."""
     bank_clips: int = 1024
@@ -84,6 +84,7 @@ class VaeStage:
         device: Where to train.
         seed: Seed of weights and draws.
         reproducible: Whether clips come exactly every `refresh_every` steps, whatever they cost.
+        initial_weights: State of an earlier VAE to start from.
     """
 
     name = "vae"
@@ -97,10 +98,13 @@ class VaeStage:
         *,
         seed: int,
         reproducible: bool = True,
+        initial_weights: dict[str, Tensor] | None = None,
     ) -> None:
         self.config = config
         torch.manual_seed(seed)
         self.vae = build_vae(config, size).to(device=device)  # pyright: ignore[reportCallIssue]
+        if initial_weights is not None:
+            self.vae.load_state_dict(initial_weights)
         self._generator = torch.Generator(device).manual_seed(seed)
         self._bank = ClipBank(
             source,

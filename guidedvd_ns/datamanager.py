@@ -68,6 +68,9 @@ class GuidedVDDataManagerConfig(FullImageDatamanagerConfig):
     """Share of the frames of each sequence that the all-time store keeps."""
     min_agreement: float = 15.0
     """PSNR in dB between a sequence and the guide, on known pixels, below which the sequence is rejected."""
+    known_from_guide: bool = True
+    """Whether known pixels of a sequence are taken from the guide, so that a low-resolution prior does not blur them;
+    off trains on the prior's own pixels everywhere (the authors')."""
     generation_seed: int = 123
     """Seed of all random draws of planning, generation and view sampling."""
 
@@ -180,6 +183,7 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
             perceptual=config.guidance_perceptual,
             perceptual_weight=config.guidance_perceptual_weight,
             min_agreement=config.min_agreement,
+            known_from_guide=config.known_from_guide,
         )
 
     def generation_interval(self, schedule: Schedule) -> tuple[int, int]:

@@ -32,6 +32,7 @@ class GenerationSettings:
     perceptual: str = "none"
     perceptual_weight: float = 1e-4
     min_agreement: float = 0.0
+    known_from_guide: bool = False
 
 
 @dataclass
@@ -140,6 +141,8 @@ class InlineGenerator:
 
     def _finish(self, job: _Job, frames: Tensor) -> None:
         scores = score_sequence(frames, job.target, job.known)
+        if self.settings.known_from_guide:
+            frames = blend_known(frames, job.target, job.known)
         self._finished = GeneratedSequence(
             number=job.number,
             trajectory=job.trajectory,
@@ -168,6 +171,20 @@ def score_sequence(frames: Tensor, guide: Tensor, known: Tensor) -> SequenceScor
         hole_fraction=float((~known).float().mean()),
         flicker=float(change.abs()[steady.expand_as(change)].mean()) if steady.any() else 0.0,
     )
+
+
+def blend_known(
+    frames: Tensor,  # [L, h, w, 3]
+    guide: Tensor,  # [L, h, w, 3]
+    known: Tensor,  # [L, h, w, 1], bool
+    margin: int = 5,
+) -> Tensor:  # [L, h, w, 3]
+    """Take known pixels from the guide, with a transition of `margin` pixels on the known side of each border."""
+    share = known.float().movedim(-1, 1)
+    inside = F.avg_pool2d(share, margin, stride=1, padding=margin // 2, count_include_pad=False)
+    # 0 at the border, where half of the window is known, and 1 where all of it is.
+    weight = (share * (2 * inside - 1).clamp(0, 1)).movedim(1, -1)
+    return weight * guide + (1 - weight) * frames
 
 
 def fit_size(size: tuple[int, int] | torch.Size, prior: VideoPrior) -> tuple[int, int]:

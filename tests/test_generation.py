@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guidedvd_ns.generation import GenerationSettings, InlineGenerator, fit_size, resize, resize_mask, score_sequence
+from guidedvd_ns.generation import (
+    GenerationSettings,
+    InlineGenerator,
+    blend_known,
+    fit_size,
+    resize,
+    resize_mask,
+    score_sequence,
+)
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.sequences import GeneratedSequence
 from guidedvd_ns.trajectories import Trajectory
@@ -115,6 +123,15 @@ def test_sequence_without_known_pixels_is_not_trusted():
     frames, known = torch.rand(3, 8, 8, 3), torch.zeros(3, 8, 8, 1, dtype=torch.bool)
     scores = score_sequence(frames, torch.zeros_like(frames), known)
     assert scores.agreement == 0.0 and scores.hole_fraction == 1.0 and scores.flicker == 0.0
+
+
+def test_known_pixels_come_from_the_guide_up_to_a_soft_border():
+    frames, guide = torch.zeros(1, 8, 20, 3), torch.ones(1, 8, 20, 3)
+    known = torch.zeros(1, 8, 20, 1, dtype=torch.bool)
+    known[:, :, :10] = True
+    row = blend_known(frames, guide, known)[0, 4, :, 0]
+    assert row[:8].allclose(torch.ones(8)) and row[10:].abs().max() == 0
+    assert row[8].item() == pytest.approx(0.6) and row[9].item() == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(("size", "expected"), [((24, 32), (24, 32)), ((480, 640), (24, 32)), ((640, 360), (36, 20))])

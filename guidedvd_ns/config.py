@@ -20,9 +20,9 @@ from guidedvd_ns.schedule import PhaseDecaySchedulerConfig
 
 allow_numpy_scalars()
 
-DEFAULT_STEPS = {"cuda": 20_000, "other": 2_000}
+DEFAULT_STEPS = {"cuda": 20_000, "other": 4_000}
 DEFAULT_MAX_IMAGE_SIDE = {"cuda": 1600, "other": 256}
-DEFAULT_MAX_SEQUENCES = {"cuda": None, "other": 6}
+DEFAULT_MAX_SEQUENCES = {"cuda": None, "other": 10}
 
 
 @dataclass
@@ -31,7 +31,7 @@ class GuidedVDTrainerConfig(TrainerConfig):
 
     max_num_iterations: Optional[int] = None  # type: ignore[assignment]
     """Length of the run, guide and scene together; every step count of the method scales with it. Default: 20 000 on
-    CUDA, 2000 elsewhere. When a run is resumed, the number of further steps; default: what was left of it."""
+    CUDA, 4000 elsewhere. When a run is resumed, the number of further steps; default: what was left of it."""
 
     def resolve_defaults(self) -> None:
         """Fill in what the user left open, by device; a second call changes nothing."""

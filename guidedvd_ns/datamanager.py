@@ -59,7 +59,7 @@ class GuidedVDDataManagerConfig(FullImageDatamanagerConfig):
     generated_until: int = 9500
     """Step after which generated views are no longer used."""
     max_sequences: Optional[int] = None
-    """Upper bound on the number of sequences, which are spread over the phase. Default: none on CUDA, 6 elsewhere."""
+    """Upper bound on the number of sequences, which are spread over the phase. Default: none on CUDA, 10 elsewhere."""
     local_sampling: bool = True
     """Prefer the newest sequence (local sampling); off draws evenly from all frames of all sequences."""
     all_time_probability: float = 0.5

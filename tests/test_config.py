@@ -24,7 +24,7 @@ def _config(device: str) -> GuidedVDTrainerConfig:
 
 
 @pytest.mark.parametrize(
-    ("device", "steps", "side", "sequences"), [("cuda", 20_000, 1600, None), ("cpu", 2_000, 256, 6)]
+    ("device", "steps", "side", "sequences"), [("cuda", 20_000, 1600, None), ("cpu", 4_000, 256, 10)]
 )
 def test_unset_defaults_follow_the_device(device, steps, side, sequences):
     config = _config(device)

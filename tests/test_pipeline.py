@@ -348,4 +348,4 @@ def test_several_devices_are_refused(capture, prior, tmp_path):
 def test_saved_configuration_holds_what_was_used(capture, prior, tmp_path):
     config = _config(capture, prior, tmp_path, steps=None)
     saved = yaml.load((config.get_base_dir() / "config.yml").read_text(), Loader=yaml.Loader)
-    assert saved.max_num_iterations == 2000 and saved.pipeline.datamanager.max_image_side == 256
+    assert saved.max_num_iterations == 4000 and saved.pipeline.datamanager.max_image_side == 256

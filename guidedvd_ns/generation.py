@@ -90,9 +90,14 @@ class InlineGenerator:
             known[0] &= mask.to(known.device).bool()
         target = resize(view.rgb, size)
         known = resize_mask(known, size)
-        reference = resize(photograph[None].to(target.device), size)[0]
-        if mask is not None:
-            reference = reference * known[0]
+        photograph = photograph.to(target.device)
+        if mask is None:
+            reference = resize(photograph[None], size)[0]
+        else:
+            # Averages of what counts only: masked colours must not bleed over the mask's border.
+            counts = mask.to(photograph)
+            reference = resize((photograph * counts)[None], size)[0] / resize(counts[None], size)[0].clamp_min(1e-6)
+            reference = reference.clamp(0, 1) * known[0]
         draws = torch.Generator(device="cpu").manual_seed(self.seed + number)
         sampler = self._sampler(target, known, reference, draws)
         self._job = _Job(number, trajectory, target, known, sampler, started)

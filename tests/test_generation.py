@@ -94,6 +94,19 @@ def test_masked_parts_of_the_photograph_are_unknown():
     assert not sequence.known[0, :, :5].any() and sequence.known[1, :, :5].any()
 
 
+def test_masked_colours_do_not_bleed_into_the_reference():
+    prior = GreyPrior()
+    photograph, mask = torch.full((48, 64, 3), 0.3), torch.ones(48, 64, 1, dtype=torch.bool)
+    mask[:, :11] = False
+    photograph[:, :11] = 1.0
+    generator = _generator(prior=prior)
+    generator.submit(0, _trajectory(), photograph, mask)
+    generator.advance()
+    reference = prior.seen["reference"]
+    shown = reference.sum(dim=-1) > 0
+    assert shown.any() and (reference[shown] - 0.3).abs().max() < 1e-4
+
+
 def test_draws_depend_on_seed_and_number_alone():
     first = _sample(_generator(seed=1), number=2)
     again = _generator(seed=1)

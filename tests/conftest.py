@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+# The tests themselves run in parallel: threads that spin on busy cores slow torch down many times over.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest

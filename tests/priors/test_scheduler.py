@@ -127,5 +127,5 @@ def test_spacing_power_draws_steps_towards_little_noise():
     scheduler = ViewCrafterScheduler(base_scale=None, spacing_power=5.0)
     scheduler.set_timesteps(2)
     assert scheduler.timesteps.tolist() == [999, 30]
-    with pytest.raises(ValueError, match="onto each other"):
+    with pytest.raises(ValueError, match="coincide"):
         scheduler.set_timesteps(50)

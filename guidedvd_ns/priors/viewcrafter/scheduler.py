@@ -91,7 +91,7 @@ class ViewCrafterScheduler(DDIMScheduler):
         timesteps = np.maximum(np.round(shares * train_steps) - 1, 0)
         if len(np.unique(timesteps)) < num_inference_steps:
             raise ValueError(
-                f"{num_inference_steps} steps with `spacing_power`={self.config['spacing_power']} fall onto each other: "
+                f"{num_inference_steps} steps with `spacing_power`={self.config['spacing_power']} coincide: "
                 "take fewer steps or a smaller power."
             )
         self.timesteps = torch.from_numpy(timesteps.astype(np.int64)).to(device)

@@ -359,8 +359,9 @@ def _score(
             torch.tensor([candidate.elevation for candidate in batch]),
         )
         full = _cameras_at(cameras, view, poses)
+        full_width = int(full.width[0])
         seen = render(_resized(full, config.plan_resolution))
-        erosion = scaled_erosion(config.erosion, seen.opacity.shape[2] / int(full.width[0]))
+        erosion = scaled_erosion(config.erosion, seen.opacity.shape[2] / full_width)
         fractions += hole_fraction(seen.opacity, config.hole_threshold, erosion).tolist()
         inside += is_inside_geometry(seen, typical_depth, config).tolist()
     return fractions, inside

@@ -247,6 +247,14 @@ def test_random_strategy_draws_the_same_number_blindly_and_by_seed():
     assert min(fractions) < 3 / 40  # the planned ones all have 3 / 40
 
 
+def test_erosion_scales_with_the_planning_resolution():
+    cameras = make_cameras(width=160, height=120)
+    config = TrajectoryConfig(erosion=5, plan_resolution=40)
+    pool = plan(cameras, FakeGuide(cameras), config, torch.Generator())
+    # Five pixels of 160 are the smallest window, three, of 40: it takes one of the three columns at the border.
+    assert max(t.hole_fraction for t in pool.trajectories) == pytest.approx(2 / 40)
+
+
 def test_number_of_frames_can_be_overridden():
     cameras = make_cameras()
     pool = plan(cameras, FakeGuide(cameras), TrajectoryConfig(erosion=1), torch.Generator(), num_frames=7)

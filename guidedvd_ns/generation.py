@@ -88,16 +88,19 @@ class InlineGenerator:
         known = view.known(self.settings.hole_threshold)
         if mask is not None:
             known[0] &= mask.to(known.device).bool()
-        target = resize(view.rgb, size)
-        known = resize_mask(known, size)
+        # Averages of known pixels only: black holes must not darken what is known at their borders.
+        shares = resize(known.float(), size)
+        target = (resize(view.rgb * known, size) / shares.clamp_min(1e-6)).clamp(0, 1)
+        known = shares > 0.5
         photograph = photograph.to(target.device)
         if mask is None:
             reference = resize(photograph[None], size)[0]
         else:
             # Averages of what counts only: masked colours must not bleed over the mask's border.
             counts = mask.to(photograph)
-            reference = resize((photograph * counts)[None], size)[0] / resize(counts[None], size)[0].clamp_min(1e-6)
-            reference = reference.clamp(0, 1) * known[0]
+            counted = resize(counts[None], size)[0]
+            reference = (resize((photograph * counts)[None], size)[0] / counted.clamp_min(1e-6)).clamp(0, 1)
+            reference = torch.where(counted > 0.5, reference, target[0])
         draws = torch.Generator(device="cpu").manual_seed(self.seed + number)
         sampler = self._sampler(target, known, reference, draws)
         self._job = _Job(number, trajectory, target, known, sampler, started)
@@ -207,13 +210,6 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
         return images
     moved = images.movedim(-1, 1)
     return F.interpolate(moved, size, mode="bilinear", antialias=True).clamp(0, 1).movedim(1, -1)
-
-
-def resize_mask(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize boolean [L, H, W, 1] to [L, h, w, 1] by the nearest pixel."""
-    if masks.shape[1:3] == size:
-        return masks
-    return F.interpolate(masks.float().movedim(-1, 1), size, mode="nearest-exact").movedim(1, -1) > 0.5
 
 
 def _perceptual(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:

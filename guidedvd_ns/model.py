@@ -49,8 +49,6 @@ class GuidedVDSplatModelConfig(SplatfactoModelConfig):
     reset_recovery_steps: int = 600
     """No opacity reset with fewer training steps than this left, at any run length: Adam moves an opacity logit by at
     most its learning rate a step, so that reset Gaussians need hundreds of steps to become opaque again."""
-    hole_threshold: float = 0.9
-    """Guide opacity (eta_mask of the paper) below which a pixel is shown as a hole."""
     perceptual: Literal["st-lpips-alex", "st-lpips-vgg", "lpips-alex", "lpips-vgg", "vgg19", "none"] = "st-lpips-alex"
     """Perceptual distance between renders and generated views. The st-lpips networks come with pip; the others need
     weights from the network at first use. `none` is the ablation."""
@@ -81,6 +79,8 @@ class GuidedVDSplatModel(SplatfactoModel):
         """One entry per view rendered in this training step; densification looks at all of them."""
         self.schedule = Schedule(guide_steps=0, scene_steps=1)
         self.scene_extent = 1.0
+        self.hole_threshold = 0.9
+        """Guide opacity below which a pixel is shown as a hole; the pipeline sets it to the data manager's."""
         super().__init__(config, *args, **kwargs)
 
     def populate_modules(self) -> None:
@@ -184,7 +184,7 @@ class GuidedVDSplatModel(SplatfactoModel):
         if not self.guide.is_fitted:
             return {}
         opacity = self.guide.render(camera).opacity[0]
-        return {"guide_opacity": opacity, "hole": (opacity < self.config.hole_threshold).float()}
+        return {"guide_opacity": opacity, "hole": (opacity < self.hole_threshold).float()}
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
         """Loss on an input view: `(1 - l) L1 + l D-SSIM`; masked pixels are black in both images."""
@@ -209,7 +209,7 @@ class GuidedVDSplatModel(SplatfactoModel):
         """
         prediction, target = rgb.movedim(-1, 0)[None], frame.movedim(-1, 0)[None]
         if self.config.generated_resolution == "prior" and _is_smaller(target, prediction):
-            prediction = F.interpolate(prediction, target.shape[-2:], mode="area")
+            prediction = F.interpolate(prediction, target.shape[-2:], mode="bilinear", antialias=True)
         elif target.shape != prediction.shape:
             target = F.interpolate(target, prediction.shape[-2:], mode="bilinear", align_corners=False).clamp(0, 1)
         losses = {"generated_l1": self.config.generated_l1 * (prediction - target).abs().mean()}
@@ -228,8 +228,9 @@ class GuidedVDSplatModel(SplatfactoModel):
         # gsplat resets opacities at step 0, which would undo the initial opacity of 0.1.
         if self.schedule.fits_guide(step) or phase_step == 0 or not infos:
             return
-        if self.schedule.scene_steps - phase_step < self.config.reset_recovery_steps:
-            self.strategy.reset_every = 10**9
+        too_late = self.schedule.scene_steps - phase_step < self.config.reset_recovery_steps
+        if too_late and phase_step % self.strategy.reset_every == 0:
+            return
         if phase_step < self.strategy.refine_stop_iter:
             for info in infos[:-1]:
                 self.strategy._update_state(self.gauss_params, self.strategy_state, info)  # type: ignore

@@ -37,7 +37,7 @@ class GuidedVDDataManagerConfig(FullImageDatamanagerConfig):
     """The image type returned from manager, caching images in uint8 saves memory."""
     max_image_side: Optional[int] = None
     """Longest side in pixels that images are scaled down to, on top of camera_res_scale_factor; 0 for no limit.
-    Default: no limit on CUDA, 256 elsewhere."""
+    Default: 1600 on CUDA, 256 elsewhere."""
     prior: str = "bundled"
     """Video prior: `bundled`, or the folder of a prior in diffusers format."""
     guidance: bool = True
@@ -132,13 +132,20 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
     def photograph(self, view: int) -> tuple[Tensor, Tensor | None]:
         """Input view as [H, W, 3] in [0, 1], and its mask [H, W, 1] where it has one."""
         batch = self.cached_train[view]
-        image = batch["image"].to(self.device)[..., :3]
-        return (image.float() / 255 if image.dtype == torch.uint8 else image), batch.get("mask")
+        image = batch["image"].to(self.device)
+        image = image.float() / 255 if image.dtype == torch.uint8 else image
+        # The method's background is black.
+        return image[..., :3] * image[..., 3:] if image.shape[-1] == 4 else image, batch.get("mask")
 
     def scene_extent(self) -> float:
         """1.1 times the largest distance of an input camera from their mean, as in 3DGS; in scene units."""
         centres = self.train_dataset.cameras.camera_to_worlds[:, :3, 3]
-        return 1.1 * float((centres - centres.mean(dim=0)).norm(dim=-1).max())
+        extent = 1.1 * float((centres - centres.mean(dim=0)).norm(dim=-1).max())
+        if extent < 1e-6:
+            raise ValueError(
+                "All input views stand at one point, which tells nothing about depth: take photographs a step apart."
+            )
+        return extent
 
     def prepare_generation(self, guide: Guide, folder: SequenceFolder) -> None:
         """Load the networks of generation before the first step: a wrong name must not show after half a run."""
@@ -182,7 +189,8 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
             guidance_factor=config.guidance_factor,
             perceptual=config.guidance_perceptual,
             perceptual_weight=config.guidance_perceptual_weight,
-            min_agreement=config.min_agreement,
+            # Without guidance nothing makes a sequence agree, and the ablation is about just that.
+            min_agreement=config.min_agreement if config.guidance else 0.0,
             known_from_guide=config.known_from_guide,
         )
 
@@ -210,7 +218,9 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
             if self.num_attempts >= count or step < due - interval:
                 return None
             # The scene waits for the first sequence: it gets a denoising step in every iteration.
-            length = self.generator.steps_per_sequence if self.num_attempts == 0 else max(1, due - step)
+            # Nor are the steps of a late one crowded into a single iteration, which would stop the viewer.
+            total = self.generator.steps_per_sequence
+            length = total if self.num_attempts == 0 else max(due - step, min(interval, total))
             self._sampling_window = (step, length)
             self._submit()
         self.generator.advance(self._share_of_sampling(step))

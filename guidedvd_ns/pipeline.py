@@ -54,10 +54,12 @@ class GuidedVDPipeline(VanillaPipeline):
 
     config: GuidedVDPipelineConfig
     datamanager: GuidedVDDataManager
+    _started: float
 
     def __init__(
         self, config: GuidedVDPipelineConfig, device: str, *args: Any, world_size: int = 1, **kwargs: Any
     ) -> None:
+        self.__dict__["_started"] = time.perf_counter()
         if world_size > 1:
             raise ValueError(
                 f"guidedvd-splat trains on one device, got {world_size}: leave --machine.num-devices at 1 "
@@ -68,7 +70,8 @@ class GuidedVDPipeline(VanillaPipeline):
         self.gaussians.__dict__["guide"] = self.guide
         self.schedule: Schedule | None = None
         self._begun = False
-        self._started = time.perf_counter()
+        # What is shown as a hole is what is left to the prior.
+        self.gaussians.hole_threshold = config.datamanager.hole_threshold
         self.generation = GenerationPanel()
 
     @property
@@ -132,6 +135,12 @@ class GuidedVDPipeline(VanillaPipeline):
             self.datamanager.check_resumed_views()
             self.folder.bring_from(resumed.parent)
         if self._generates(schedule):
+            background = self.gaussians.config.background_color
+            if background != "black":
+                raise ValueError(
+                    f"--pipeline.model.background-color is {background}, but generated views are over black: "
+                    "leave it at black, or switch generation off with --pipeline.generate False."
+                )
             self.datamanager.prepare_generation(self.guide, self.folder)
             self.gaussians.prepare_generated_loss()
         CONSOLE.log(
@@ -219,7 +228,7 @@ class GuidedVDPipeline(VanillaPipeline):
             return outputs, losses, metrics
         view = self.datamanager.next_generated(schedule.phase_step(step), schedule)
         if view is not None:
-            render = self.model(view.camera.to(self.device))
+            render = self.model(view.camera)
             losses.update(self.gaussians.get_generated_loss_dict(render["rgb"], view.frame.to(self.device)))
         return outputs, losses, metrics
 
@@ -257,9 +266,11 @@ class GuidedVDPipeline(VanillaPipeline):
         guide_scores, scores = [], []
         loader = self.datamanager.fixed_indices_eval_dataloader
         for camera, batch in track(loader, description="Scoring test views", transient=True, console=CONSOLE):
-            target = self.gaussians.get_gt_img(batch["image"])[..., :3]
+            outputs = self.gaussians.get_outputs_for_camera(camera)
+            image = self.gaussians.get_gt_img(batch["image"])
+            target = self.gaussians.composite_with_background(image, outputs["background"])
             mask = batch["mask"].to(self.device) if "mask" in batch else None
-            scores.append(masked_psnr(self.gaussians.get_outputs_for_camera(camera)["rgb"], target, mask))
+            scores.append(masked_psnr(outputs["rgb"], target, mask))
             if self.guide.is_fitted:
                 guide_scores.append(masked_psnr(self.guide.render(camera).rgb[0], target, mask))
         self.train()

@@ -2,10 +2,12 @@
 
 from tyro.extras import SubcommandApp
 
+from guidedvd_ns.scripts.benchmarks.prior import benchmark_prior
 from guidedvd_ns.scripts.benchmarks.rasterizer import benchmark_rasterizer
 
 app = SubcommandApp()
 app.command(name="rasterizer")(benchmark_rasterizer)
+app.command(name="prior")(benchmark_prior)
 
 
 def main() -> None:

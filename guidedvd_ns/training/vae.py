@@ -242,10 +242,10 @@ def _gradient_difference(images: Tensor, targets: Tensor) -> Tensor:
 
 
 def _perceptual(device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
-    try:
-        from guidedvd_ns.losses import perceptual_distance
+    from guidedvd_ns.losses import WeightsUnavailableError, perceptual_distance
 
+    try:
         return perceptual_distance("st-lpips-alex", device)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, WeightsUnavailableError) as error:
         CONSOLE.log(f"[yellow]The VAE trains without a perceptual loss: {error}")
         return None

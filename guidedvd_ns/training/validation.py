@@ -165,8 +165,8 @@ def _through_vae(prior: VideoPrior, frames: Tensor) -> Tensor:
 
 
 def best_guided(scores: list[Score]) -> Score | None:
-    """The setting of the prior with the highest PSNR inside holes, or None where there is none."""
-    sampled = [entry for entry in scores if entry.num_steps]
+    """The guided setting of the prior with the highest PSNR inside holes, or None where there is none."""
+    sampled = [entry for entry in scores if entry.num_steps and entry.guidance_factor > 0]
     return max(sampled, key=lambda entry: entry.psnr_holes, default=None)
 
 

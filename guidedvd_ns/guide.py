@@ -33,23 +33,26 @@ class Guide(nn.Module):
     """
 
     sh_degree: Tensor
+    antialiased: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         for name in PARAMETER_NAMES:
             self.register_buffer(name, torch.zeros(0))
         self.register_buffer("sh_degree", torch.tensor(0))
+        self.register_buffer("antialiased", torch.tensor(False))
 
     @property
     def is_fitted(self) -> bool:
         return len(self.get_buffer("means")) > 0
 
     @torch.no_grad()
-    def adopt(self, gaussians: Mapping[str, Tensor], sh_degree: int) -> None:
-        """Freeze a copy of `gaussians` (see `PARAMETER_NAMES`), fitted with `sh_degree` bands."""
+    def adopt(self, gaussians: Mapping[str, Tensor], sh_degree: int, antialiased: bool = False) -> None:
+        """Freeze a copy of `gaussians` (see `PARAMETER_NAMES`) and how they were fitted."""
         for name in PARAMETER_NAMES:
             setattr(self, name, gaussians[name].detach().clone())
         self.sh_degree = torch.tensor(sh_degree, device=gaussians["means"].device)
+        self.antialiased = torch.tensor(antialiased, device=gaussians["means"].device)
 
     def resize_like(self, state: Mapping[str, Tensor], prefix: str = "") -> None:
         """Make room for the Gaussians of a state dict: `load_state_dict` refuses other sizes, strict or not."""
@@ -60,12 +63,15 @@ class Guide(nn.Module):
     @torch.no_grad()
     def render(self, cameras: Cameras) -> GuideRender:
         """Render every camera of `cameras` [L], one at a time to bound memory."""
-        degree = int(self.sh_degree)
+        degree, antialiased = int(self.sh_degree), bool(self.antialiased)
         gaussians = {name: self.get_buffer(name) for name in PARAMETER_NAMES}
         views = []
         for index in range(cameras.shape[0]):
             view = render_gaussians(
-                gaussians, cameras[index : index + 1], active_sh_degree=degree if degree > 0 else None
+                gaussians,
+                cameras[index : index + 1],
+                active_sh_degree=degree if degree > 0 else None,
+                rasterize_mode="antialiased" if antialiased else "classic",
             )
             assert view.depth is not None
             views.append((view.rgb[0].clamp(0, 1), view.opacity[0], view.depth[0]))
@@ -104,7 +110,9 @@ def load_guide(config_path: Path, transform: Tensor, scale: float, device: torch
     gaussians = {name: state[prefix + name].float() for name in PARAMETER_NAMES}
     bands = gaussians["features_rest"].shape[1] + 1
     guide = Guide().to(device)
-    guide.adopt(gaussians, sh_degree=round(bands**0.5) - 1)
+    # The configuration is pickled YAML, which is not loaded for one word of it.
+    antialiased = "rasterize_mode: antialiased" in config_path.read_text()
+    guide.adopt(gaussians, sh_degree=round(bands**0.5) - 1, antialiased=antialiased)
     return guide
 
 

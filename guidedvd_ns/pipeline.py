@@ -169,7 +169,8 @@ class GuidedVDPipeline(VanillaPipeline):
     def _take_given_guide(self, config_path: Path) -> None:
         outputs = self.datamanager.train_dataparser_outputs
         given = load_guide(config_path, outputs.dataparser_transform, outputs.dataparser_scale, self.device)
-        self.guide.adopt({name: given.get_buffer(name) for name in PARAMETER_NAMES}, int(given.sh_degree))
+        gaussians = {name: given.get_buffer(name) for name in PARAMETER_NAMES}
+        self.guide.adopt(gaussians, int(given.sh_degree), bool(given.antialiased))
         CONSOLE.log(f"The guide is the scene of {config_path.parent}.")
 
     def _before_step(self, trainer: Trainer, step: int) -> None:
@@ -203,7 +204,9 @@ class GuidedVDPipeline(VanillaPipeline):
         if not self.guide.is_fitted:
             model = self.gaussians
             self.guide.adopt(
-                {name: model.gauss_params[name] for name in PARAMETER_NAMES}, sh_degree=model.config.sh_degree
+                {name: model.gauss_params[name] for name in PARAMETER_NAMES},
+                sh_degree=model.config.sh_degree,
+                antialiased=model.config.rasterize_mode == "antialiased",
             )
         self.gaussians.restart(optimizers.optimizers)
         self._begun = True

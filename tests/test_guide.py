@@ -81,6 +81,15 @@ def test_guide_with_harmonics_keeps_its_degree(tmp_path):
     assert int(load_guide(config, TRANSFORM, 1.0, "cpu").sh_degree) == 3
 
 
+def test_guide_renders_as_it_was_fitted(tmp_path):
+    config = _run(tmp_path)
+    classic = load_guide(config, TRANSFORM, 1.0, "cpu").render(cameras())
+    config.write_text("model:\n  rasterize_mode: antialiased\n")
+    guide = load_guide(config, TRANSFORM, 1.0, "cpu")
+    assert bool(guide.antialiased)
+    assert (guide.render(cameras()).opacity - classic.opacity).abs().max() > 1e-4
+
+
 def test_other_frames_are_refused(tmp_path):
     config = _run(tmp_path, scale=2.0)
     with pytest.raises(ValueError, match="another coordinate frame"):

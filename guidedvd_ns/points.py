@@ -25,6 +25,7 @@ def random_points_in_frusta(
     near: float,
     far: float,
     images: Optional[Sequence[Tensor]] = None,  # [H, W, 3] uint8 each
+    masks: Optional[Sequence[Optional[Tensor]]] = None,  # [H, W] bool each, or None
 ) -> tuple[Tensor, Tensor]:  # [count, 3] float32, [count, 3] uint8
     """Points on random pixels' rays, at z-depths from `near` to `far` (scene units), evenly spread in log-depth.
 
@@ -39,6 +40,7 @@ def random_points_in_frusta(
         far: greatest depth.
         images: one per camera, of the camera's size; a point takes the colour of its ray's pixel. Without images,
             colours are random.
+        masks: one per camera, true where its pixels count; rays go through those only.
 
     Returns:
         Positions and colours, on the CPU.
@@ -52,7 +54,7 @@ def random_points_in_frusta(
     cameras = cameras.to("cpu")
     shared, single = [], []
     for _ in range(_ROUNDS):
-        xyz, rgb = _draw(cameras, count, (near, far), images, generator)
+        xyz, rgb = _draw(cameras, count, (near, far), images, masks, generator)
         views, too_close = _visibility(cameras, xyz, near)
         for kept, chosen in ((shared, (views >= 2) & ~too_close), (single, (views < 2) & ~too_close)):
             kept.append((xyz[chosen], rgb[chosen]))
@@ -92,6 +94,7 @@ def _draw(
     count: int,
     depths: tuple[float, float],
     images: Optional[Sequence[Tensor]],
+    masks: Optional[Sequence[Optional[Tensor]]],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Points on random rays [count, 3] and their colours [count, 3]."""
@@ -100,6 +103,13 @@ def _draw(
     uniform = torch.rand(count, 3, generator=generator)
     x = uniform[:, 0] * cameras.width[view, 0]
     y = uniform[:, 1] * cameras.height[view, 0]
+    for index, mask in enumerate(masks or []):
+        if mask is None or not bool(mask.any()):
+            continue
+        mine = view == index
+        pixels = mask.nonzero()
+        picked = pixels[(uniform[mine, 0] * len(pixels)).long()]
+        x[mine], y[mine] = picked[:, 1] + uniform[mine, 1], picked[:, 0] + 0.5
     depth = near * (far / near) ** uniform[:, 2]
     rgb = torch.randint(256, (count, 3), generator=generator).to(torch.uint8)
     if images is not None:

@@ -81,6 +81,24 @@ def test_a_point_has_the_colour_of_its_pixel() -> None:
     assert error.abs().max() < 0.51
 
 
+def test_no_ray_goes_through_a_masked_pixel() -> None:
+    cameras = row()
+    image = torch.full((SIZE, SIZE, 3), 100, dtype=torch.uint8)
+    image[:, :20] = 255
+    mask = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    mask[:, :20] = False
+    options = {"near": 0.5, "far": 5.0, "images": [image] * 4}
+    _, unmasked = random_points_in_frusta(cameras, 500, 0, **options)
+    assert (unmasked == 255).any()
+    xyz, rgb = random_points_in_frusta(cameras, 500, 0, **options, masks=[mask, mask, None, mask])
+    assert len(xyz) == 500
+    pixels, depths = image_coordinates(cameras, xyz)
+    from_masked_view = (rgb == 255).all(dim=-1)
+    # Only the third view's rays may have the masked colour.
+    columns = pixels[2, from_masked_view, 0]
+    assert (columns < 20.5).all() and from_masked_view.float().mean() < (unmasked == 255).float().mean()
+
+
 def test_the_count_is_kept_where_no_two_views_overlap() -> None:
     eyes = torch.tensor([[0.0, 0, 0], [0.0, 1, 0]])
     away = make_cameras(eyes, eyes + torch.tensor([[0.0, -1, 0], [0.0, 1, 0]]))

@@ -179,6 +179,7 @@ class GuidedVDDataParser(DataParser):
             near=near,
             far=far,
             images=[_load_rgb(frame.image_path) for frame in frames[::step]],
+            masks=[_load_mask(frame.mask_path) for frame in frames[::step]],
         )
         CONSOLE.log(
             f"No point cloud: {len(xyz)} random points in the frusta of the input views, depths {near:.2f} to {far:.2f}"
@@ -250,6 +251,13 @@ def _from_original(transform: Tensor, applied: Optional[np.ndarray]) -> Tensor:
 def _load_rgb(path: Path) -> Tensor:
     with open_image(path) as image:
         return torch.from_numpy(np.array(image.convert("RGB")))
+
+
+def _load_mask(path: Optional[Path]) -> Optional[Tensor]:
+    if path is None:
+        return None
+    with open_image(path) as image:
+        return torch.from_numpy(np.array(image.convert("L")) > 0)
 
 
 guidedvd_data = DataParserSpecification(

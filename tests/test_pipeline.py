@@ -174,7 +174,7 @@ def test_interrupted_first_phase_goes_on_to_the_planned_end(capture, prior, tmp_
 def test_interrupted_sequence_is_made_again_as_it_would_have_been(trained, capture, prior, tmp_path):
     whole, _, _ = trained
     config = _config(capture, prior, tmp_path / "first")
-    _interrupted(config, STEPS // 2 + 6)
+    _interrupted(config, STEPS // 2 + 7)
     saved = torch.load(next(config.get_checkpoint_dir().glob("*.ckpt")), weights_only=True)["pipeline"]
     assert saved["datamanager._extra_state"]["pending"] is not None
     assert saved["datamanager._extra_state"]["num_attempts"] == 2

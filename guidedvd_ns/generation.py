@@ -128,24 +128,20 @@ class InlineGenerator:
     def advance(self, steps: int = 1) -> None:
         """Run up to `steps` denoising steps of the sequence being sampled."""
         for _ in range(steps):
-            if self._job is None:
-                return
-            try:
-                next(self._job.sampler)
-                self._job.done_steps += 1
-            except StopIteration as end:
-                self._finish(self._job, end.value)
-                return
-            if self.remaining_steps <= 0:
-                self._drain()
+            self._take_step()
+        # The sampler hands its frames over when it is asked for more than its last step.
+        if self.is_busy and self.remaining_steps <= 0:
+            self._take_step()
 
-    def _drain(self) -> None:
-        assert self._job is not None
+    def _take_step(self) -> None:
+        job = self._job
+        if job is None:
+            return
         try:
-            while True:
-                next(self._job.sampler)
+            next(job.sampler)
+            job.done_steps += 1
         except StopIteration as end:
-            self._finish(self._job, end.value)
+            self._finish(job, end.value)
 
     def _finish(self, job: _Job, frames: Tensor) -> None:
         scores = score_sequence(frames, job.target, job.known)

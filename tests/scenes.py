@@ -64,34 +64,7 @@ def write_capture(folder: Path, num_train: int = 3, num_test: int = 2) -> Path:
 
 def write_prior(folder: Path) -> Path:
     """An untrained prior of the bundled kind, a few thousand weights large."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from tests.priors.tiny import tiny_prior
 
-    from guidedvd_ns.priors.base import SamplerSettings
-    from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
-    from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
-    from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
-
-    torch.manual_seed(0)
-    unet = ViewCrafterUNet(
-        in_channels=9,
-        out_channels=4,
-        model_channels=32,
-        channel_mult=(1, 1),
-        num_res_blocks=1,
-        attention_resolutions=(2,),
-        num_head_channels=16,
-        context_dim=None,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        scaling_factor=1.0,
-    )
-    settings = SamplerSettings(num_frames=4, height=32, width=48, num_steps=3, eta=0.0, guidance_factor=0.05)
-    prior = ViewCrafterPrior(
-        unet, vae, ViewCrafterScheduler(), settings, known_mask_channel=True, sample_posterior=False
-    )
-    prior.save_pretrained(folder)
+    tiny_prior(num_frames=4, height=32, width=48, num_steps=3, eta=0.0, guidance_factor=0.05).save_pretrained(folder)
     return folder

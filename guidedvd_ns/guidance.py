@@ -123,6 +123,7 @@ def sample_guided(
     reference: Tensor,  # [H', W', 3] in [0, 1], the photograph at the first frame's pose
     generator: torch.Generator,
     *,
+    condition: tuple[Tensor, Tensor] | None = None,
     num_steps: int | None = None,
     guidance_factor: float | None = None,
     height: int | None = None,
@@ -142,6 +143,7 @@ def sample_guided(
         prior: the video model.
         target, known, reference: see above; `target` and `known` are resized to `height` x `width`.
         generator: source of all noise, on the CPU or on the prior's device.
+        condition: frames and mask, shaped like `target` and `known`, that the prior is conditioned on instead of those.
         num_steps: denoising steps; the prior's own number by default.
         guidance_factor: strength of guidance, 0 for none; the prior's own by default.
         height, width: size in pixels to sample at; the prior's own by default.
@@ -165,6 +167,13 @@ def sample_guided(
         )
     height = settings.height if height is None else height
     width = settings.width if width is None else width
+    shown, shown_known = (target, known) if condition is None else condition
+    if shown.shape[:1] + shown.shape[3:] != (len(target), 3) or shown_known.shape != (*shown.shape[:-1], 1):
+        raise ValueError(
+            f"`condition` must be {len(target)} frames [L, H, W, 3] and their mask [L, H, W, 1], but has shapes"
+            f" {tuple(shown.shape)} and {tuple(shown_known.shape)}."
+        )
+    shown, shown_known = resize_target(shown.to(prior.device), shown_known.to(prior.device), height, width)
     target, known = resize_target(target.to(prior.device), known.to(prior.device), height, width)
     grounding = None
     if guidance_factor > 0:
@@ -179,7 +188,7 @@ def sample_guided(
 
     def run() -> Generator[SamplerProgress, None, Tensor]:
         with torch.autocast(prior.device.type, enabled=False):
-            conditioning = prior.condition(target, known, reference, generator)
+            conditioning = prior.condition(shown, shown_known, reference, generator)
         noise = prior.initial_noise(generator, height, width, len(target))
         latents = yield from denoise(
             prior,

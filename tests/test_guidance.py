@@ -110,6 +110,19 @@ def test_guidance_reaches_the_known_and_leaves_the_independent_rest_alone(scene,
     assert progress[-1].known_error < progress[0].known_error
 
 
+def test_the_prior_may_be_shown_other_frames_than_those_that_guide(scene):
+    target, known, photograph = scene
+    prior, seen = GaussianPrior(), []
+    prior.condition = lambda *given: seen.extend(given)
+    shown, shown_known = torch.full((3, 8, 8, 3), 0.25), torch.ones(3, 8, 8, 1, dtype=torch.bool)
+    _, frames = drain(sample_guided(prior, *scene, seeded(), condition=(shown, shown_known)))
+    assert torch.equal(seen[0], torch.full((3, 4, 4, 3), 0.25)) and seen[1].shape == (3, 4, 4, 1) and seen[1].all()
+    _, expected = drain(sample_guided(GaussianPrior(), *scene, seeded()))
+    assert torch.equal(frames, expected)  # this prior's samples heed the guidance target alone
+    with pytest.raises(ValueError, match=r"`condition` must be 3 frames.*\(2, 8, 8, 3\)"):
+        sample_guided(prior, target, known, photograph, seeded(), condition=(shown[:2], shown_known[:2]))
+
+
 def test_unguided_sampling_is_plain_ddim_and_builds_no_graph(scene):
     prior = GaussianPrior()
     requires_grad, predict = [], prior.predict

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors.torch import load_file
 
 from guidedvd_ns.priors.base import SamplerSettings
-from guidedvd_ns.priors.viewcrafter.keys import original_to_ours
+from guidedvd_ns.priors.viewcrafter.keys import convert_part
 from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
 from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
@@ -44,9 +43,7 @@ def original_unet() -> ViewCrafterUNet:
         channel_mult=tuple(params["channel_mult"]),
         attention_resolutions=tuple(params["attention_resolutions"]),
     )
-    weights = {original_to_ours(key): value for key, value in fixture_tensors("unet.weights").items()}
-    for name in ("temporal_in.proj_in.weight", "temporal_in.proj_out.weight"):
-        weights[name] = weights[name].squeeze(-1)
+    weights = convert_part("unet", fixture_tensors("unet.weights"), unet.state_dict())
     unet.load_state_dict(weights)
     return unet.eval().requires_grad_(False)
 
@@ -63,8 +60,7 @@ def original_vae() -> AutoencoderKL:
         up_block_types=["UpDecoderBlock2D"] * len(widths),
         scaling_factor=params["scale_factor"],
     )
-    weights = {f"first_stage_model.{key}": value for key, value in fixture_tensors("vae.weights").items()}
-    vae.load_state_dict(convert_ldm_vae_checkpoint(weights, vae.config))
+    vae.load_state_dict(convert_part("vae", fixture_tensors("vae.weights"), vae.state_dict()))
     return vae.eval().requires_grad_(False)
 
 

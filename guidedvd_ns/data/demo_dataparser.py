@@ -20,6 +20,8 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from guidedvd_ns.cache import cache_folder
+
 if TYPE_CHECKING:
     from guidedvd_ns.data.rooms.capture import RoomCapture
 
@@ -107,8 +109,7 @@ class GuidedVDDemo(DataParser):
     @cached_property
     def folder(self) -> Path:
         """The capture in the cache, made now if it is not there yet."""
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = (self.config.cache_dir or base / "guidedvd-ns") / "demo" / self._key()
+        folder = (self.config.cache_dir or cache_folder()) / "demo" / self._key()
         if not (folder / "transforms.json").is_file():
             self._make(folder)
         return folder

@@ -4,7 +4,6 @@ Nerfstudio loads this module while its own datamanagers are being imported: noth
 datamanager, pipeline or model.
 """
 
-import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from guidedvd_ns.cache import cache_folder
 from guidedvd_ns.data.captures import Capture, Frame
 from guidedvd_ns.data.image_cache import open_image, prepare_frames
 from guidedvd_ns.data.splits import split_views
@@ -128,8 +128,7 @@ class GuidedVDDataParser(DataParser):
 
     @property
     def _cache(self) -> Path:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return self.config.cache_dir or base / "guidedvd-ns"
+        return self.config.cache_dir or cache_folder()
 
     @cached_property
     def _downscale(self) -> int:

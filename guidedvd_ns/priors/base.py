@@ -7,13 +7,15 @@ layout. Images at this border are float `[L, H, W, C]` in [0, 1]; what latents l
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Optional, get_args
 
 import torch
 from torch import Tensor
 
 Reconstruction = Literal["l1", "l2"]
+Memory = Literal["default", "low"]
+"""What a prior may take: `low` is slower and fits a 16 GB card."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,30 @@ class SamplerSettings:
             )
 
 
+@dataclass
+class SamplerOverrides:
+    """Values in place of the prior's `SamplerSettings`; what is left open is the prior's."""
+
+    num_frames: Optional[int] = None
+    """Length of a sequence, the input view included. Default: the prior's, which it was trained for."""
+    num_steps: Optional[int] = None
+    """Denoising steps of a sequence. Default: the prior's."""
+    eta: Optional[float] = None
+    """Share of fresh noise in every step: 0 is deterministic DDIM, 1 ancestral sampling. Default: the prior's."""
+    cfg_scale: Optional[float] = None
+    """Scale of classifier-free guidance, for priors that have an unconditional pass. Default: the prior's."""
+    guidance_rescale: Optional[float] = None
+    """How far classifier-free guidance's output is drawn back to the conditional one's spread. Default: the prior's."""
+    guidance_factor: Optional[float] = None
+    """Length of a scene-grounding step relative to the sampler's own (0.2 in the paper). Default: the prior's."""
+    reconstruction: Optional[Reconstruction] = None
+    """Distance to the guide: mean absolute difference (l1) or the authors' squared error. Default: the prior's."""
+
+    def apply(self, settings: SamplerSettings) -> SamplerSettings:
+        """`settings` with what is set here in its place; raises ValueError where a value lies outside its range."""
+        return replace(settings, **{name: value for name, value in vars(self).items() if value is not None})
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the prior says about a noisy latent at one time step."""
@@ -81,6 +107,11 @@ class VideoPrior(ABC):
     settings: SamplerSettings
     size_multiple: int
     """Heights and widths that are sampled must be multiples of this."""
+    memory: Memory = "default"
+
+    def set_memory(self, memory: Memory) -> None:
+        """Choose between speed (`default`) and memory (`low`); makes no difference to a prior that is small anyway."""
+        self.memory = memory
 
     @property
     @abstractmethod

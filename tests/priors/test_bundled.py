@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 
 from guidedvd_ns.guidance import sample_guided
-from guidedvd_ns.priors import NAMED_PRIORS, load_prior
+from guidedvd_ns.priors import load_prior
+from guidedvd_ns.priors.choice import BUNDLED
 from guidedvd_ns.priors.viewcrafter.conditioning import fill_holes
 
 
 def test_weights_are_half_precision_safetensors_of_at_most_24_megabytes():
-    weights = list(NAMED_PRIORS["bundled"].rglob("*.safetensors"))
+    weights = list(BUNDLED.rglob("*.safetensors"))
     assert weights and sum(path.stat().st_size for path in weights) <= 24e6
-    assert not list(NAMED_PRIORS["bundled"].rglob("*.bin"))
+    assert not list(BUNDLED.rglob("*.bin"))
 
 
 def test_settings_come_from_the_priors_folder():

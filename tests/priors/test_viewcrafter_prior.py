@@ -133,8 +133,8 @@ def test_saved_prior_loads_again_and_leaves_nothing_behind(tmp_path):
 
 
 def test_missing_and_foreign_priors_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no prior 'viewcrafter'.*bundled"):
-        load_prior("viewcrafter", "cpu")
+    with pytest.raises(FileNotFoundError, match="no prior 'viewcraftr'.*bundled"):
+        load_prior("viewcraftr", "cpu")
     with pytest.raises(FileNotFoundError, match="model_index.json"):
         load_prior(tmp_path, "cpu")
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))

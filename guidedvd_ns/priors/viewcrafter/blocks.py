@@ -1,20 +1,25 @@
 """The layers of the ViewCrafter UNet: residual, spatial and temporal ones, over frames flattened into the batch.
 
-Between layers a video is `[B*T, C, h, w]`, frame index fastest within a batch entry. Everything that diffusers already
-computes is taken from there; what is added is how a layer sees time and how text and image tokens reach it.
+Between layers a video is `[B*T, C, h, w]` in channels-last memory, frame index fastest within a batch entry: pixels by
+channels are then a matrix, and tokens, frames and convolutions over time are views of it. Weights and their names are
+those of diffusers' layers; what is added is how a layer sees time and how text and image tokens reach it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.activations import GEGLU
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from guidedvd_ns.priors.viewcrafter.fused import conv2d, geglu, group_norm, residual_block
 
 NORM_GROUPS = 32
 
@@ -26,21 +31,25 @@ class Checkpointed(nn.Module):
     """
 
     gradient_checkpointing = False
-    _gradient_checkpointing_func = staticmethod(checkpoint)
 
     def compute(self, *inputs) -> Tensor:
         raise NotImplementedError
 
     def forward(self, *inputs) -> Tensor:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(self.compute, *inputs)
-        return self.compute(*inputs)
+        return recompute(self.compute, *inputs) if self.gradient_checkpointing else self.compute(*inputs)
+
+
+def recompute(function: Callable[..., Tensor], *inputs) -> Tensor:
+    """`function(*inputs)`, keeping the inputs alone for the backward pass; nothing in it may be random."""
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return cast(Tensor, checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False))
 
 
 class TemporalConv(TemporalConvLayer):
     """diffusers' temporal convolution, with each (3, 1, 1) kernel run as a 2D one over (frame, pixel).
 
-    The result is the same; on a CPU the 2D kernels take half the time, forward and backward.
+    The result is the same. In channels-last memory frames by pixels are already such an image, so nothing is copied.
     """
 
     def forward(
@@ -48,12 +57,15 @@ class TemporalConv(TemporalConvLayer):
         hidden_states: Tensor,  # [B*T, C, h, w]
         num_frames: int = 1,
     ) -> Tensor:  # [B*T, C, h, w]
-        video = hidden_states.reshape(-1, num_frames, *hidden_states.shape[1:]).transpose(1, 2).flatten(3)
-        hidden = video
+        count, channels, height, width = hidden_states.shape
+        hidden = hidden_states
         for stage in (self.conv1, self.conv2, self.conv3, self.conv4):
-            norm_and_activation, conv = cast(nn.Sequential, stage[:-1]), cast(nn.Conv3d, stage[-1])
-            hidden = F.conv2d(norm_and_activation(hidden), conv.weight.squeeze(-1), conv.bias, padding=(1, 0))
-        return (video + hidden).transpose(1, 2).reshape(hidden_states.shape)
+            norm, conv = cast(nn.GroupNorm, stage[0]), cast(nn.Conv3d, stage[-1])
+            hidden = group_norm(norm, hidden, silu=True, frames_per_set=num_frames)
+            image = hidden.permute(0, 2, 3, 1).reshape(-1, num_frames, height * width, channels).permute(0, 3, 1, 2)
+            image = conv2d(image, conv.weight.squeeze(-1), conv.bias, padding=(1, 0))
+            hidden = image.permute(0, 2, 3, 1).reshape(count, height, width, channels).permute(0, 3, 1, 2)
+        return hidden_states + hidden
 
 
 class ResBlock(Checkpointed):
@@ -74,10 +86,10 @@ class ResBlock(Checkpointed):
     def compute(
         self,
         hidden: Tensor,  # [B*T, in_channels, h, w]
-        embedding: Tensor,  # [B*T, embedding_channels]
+        embedding: Tensor,  # [B*T, embedding_channels] after SiLU
         num_frames: int,
     ) -> Tensor:  # [B*T, out_channels, h, w]
-        return self.temporal(self.spatial(hidden, embedding), num_frames)
+        return self.temporal(residual_block(self.spatial, hidden, embedding), num_frames)
 
 
 class TextImageAttention(nn.Module):
@@ -123,6 +135,9 @@ class TransformerBlock(Checkpointed):
     `double_self_attention` is set, else left out.
     """
 
+    recomputed_sublayers: frozenset[str] = frozenset()
+    """Which of "attention", "second attention" and "feed forward" keep their input alone for the backward pass."""
+
     def __init__(self, channels: int, heads: int, *, context_dim: int | None = None, double_self_attention: bool):
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
@@ -142,10 +157,39 @@ class TransformerBlock(Checkpointed):
         hidden: Tensor,  # [N, tokens, C]
         *context: Tensor,  # text and image tokens where there is a cross attention
     ) -> Tensor:  # [N, tokens, C]
-        hidden = hidden + self.attn1(self.norm1(hidden))
+        hidden = self._run("attention", self._attend, hidden)
         if self.attn2 is not None:
-            hidden = hidden + self.attn2(self.norm2(hidden), *context)
-        return hidden + self.ff(self.norm3(hidden))
+            hidden = self._run("second attention", self._attend_again, hidden, *context)
+        return self._run("feed forward", self._feed_forward, hidden)
+
+    def _run(self, name: str, sublayer: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        return recompute(sublayer, *inputs) if name in self.recomputed_sublayers else sublayer(*inputs)
+
+    def _attend(self, hidden: Tensor) -> Tensor:
+        return hidden + self_attention(self.attn1, self.norm1(hidden))
+
+    def _attend_again(self, hidden: Tensor, *context: Tensor) -> Tensor:
+        if isinstance(self.attn2, TextImageAttention):
+            return hidden + self.attn2(self.norm2(hidden), *context)
+        return hidden + self_attention(cast(Attention, self.attn2), self.norm2(hidden))
+
+    def _feed_forward(self, hidden: Tensor) -> Tensor:
+        widen, narrow = cast(GEGLU, self.ff.net[0]), self.ff.net[2]
+        return hidden + narrow(geglu(widen.proj(self.norm3(hidden))))
+
+
+def self_attention(
+    attention: Attention,
+    hidden: Tensor,  # [N, tokens, C]
+) -> Tensor:  # [N, tokens, C]
+    """diffusers' self attention without the options that are not used here, each of which would copy the video."""
+    per_head = (*hidden.shape[:2], attention.heads, -1)
+    query, key, value = (
+        cast(Tensor, project(hidden)).view(per_head).transpose(1, 2)
+        for project in (attention.to_q, attention.to_k, attention.to_v)
+    )
+    attended = F.scaled_dot_product_attention(query, key, value)
+    return cast(nn.ModuleList, attention.to_out)[0](attended.transpose(1, 2).flatten(2))
 
 
 class SpatialTransformer(nn.Module):
@@ -164,9 +208,9 @@ class SpatialTransformer(nn.Module):
         hidden: Tensor,  # [B*T, C, h, w]
         context: tuple[Tensor, ...],  # () or (text, image), see TextImageAttention
     ) -> Tensor:  # [B*T, C, h, w]
-        tokens = self.norm(hidden).flatten(2).transpose(1, 2)
+        tokens = group_norm(self.norm, hidden, silu=False).permute(0, 2, 3, 1).flatten(1, 2)
         tokens = self.proj_out(self.block(self.proj_in(tokens), *context))
-        return hidden + tokens.transpose(1, 2).reshape(hidden.shape)
+        return hidden + tokens.unflatten(1, hidden.shape[2:]).permute(0, 3, 1, 2)
 
 
 class TemporalTransformer(nn.Module):
@@ -190,13 +234,14 @@ class TemporalTransformer(nn.Module):
         hidden: Tensor,  # [B*T, C, h, w]
         num_frames: int,
     ) -> Tensor:  # [B*T, C, h, w]
-        channels, height, width = hidden.shape[1:]
-        video = hidden.reshape(-1, num_frames, channels, height, width)
+        count, channels, height, width = hidden.shape
         # The statistics of the norm run over the frames too.
-        tokens = self.norm(video.transpose(1, 2)).permute(0, 3, 4, 2, 1).reshape(-1, num_frames, channels)
+        normed = group_norm(self.norm, hidden, silu=False, frames_per_set=num_frames)
+        video = normed.permute(0, 2, 3, 1).reshape(-1, num_frames, height * width, channels)
+        tokens = video.transpose(1, 2).reshape(-1, num_frames, channels)
         tokens = self.proj_out(self.block(self.proj_in(tokens)))
-        update = tokens.reshape(-1, height, width, num_frames, channels).permute(0, 3, 4, 1, 2)
-        return hidden + update.reshape(hidden.shape)
+        update = tokens.reshape(-1, height * width, num_frames, channels).transpose(1, 2)
+        return hidden + update.reshape(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def zero_initialise(layer: nn.Linear | nn.Conv2d) -> None:

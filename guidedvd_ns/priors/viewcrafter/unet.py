@@ -7,6 +7,7 @@ the network of the bundled prior.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
@@ -21,6 +22,7 @@ from guidedvd_ns.priors.viewcrafter.blocks import (
     TemporalTransformer,
     zero_initialise,
 )
+from guidedvd_ns.priors.viewcrafter.fused import group_norm, layer, upsample
 
 INITIAL_ATTENTION_HEADS = 8
 
@@ -47,14 +49,14 @@ class UNetLayer(nn.Module):
     def forward(
         self,
         hidden: Tensor,  # [B*T, in_channels, h, w]
-        embedding: Tensor,  # [B*T, embedding_channels]
+        embedding: Tensor,  # [B*T, embedding_channels] after SiLU
         context: tuple[Tensor, ...],
         num_frames: int,
     ) -> Tensor:  # [B*T, out_channels, h or 2h, w or 2w]
         hidden = self.res(hidden, embedding, num_frames)
         if self.spatial is not None and self.temporal is not None:
             hidden = self.temporal(self.spatial(hidden, context), num_frames)
-        return hidden if self.upsample is None else self.upsample(hidden)
+        return hidden if self.upsample is None else upsample(self.upsample, hidden)
 
 
 class ViewCrafterUNet(ModelMixin, ConfigMixin):
@@ -141,7 +143,6 @@ class ViewCrafterUNet(ModelMixin, ConfigMixin):
                 channels = mult * model_channels
 
         self.conv_norm_out = nn.GroupNorm(NORM_GROUPS, channels, eps=1e-5)
-        self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
         zero_initialise(self.conv_out)
 
@@ -158,10 +159,12 @@ class ViewCrafterUNet(ModelMixin, ConfigMixin):
             ValueError: where a context is missing, unexpected or holds no image tokens.
         """
         batch, _, num_frames, height, width = sample.shape
-        embedding = self._embed(timestep, fs, sample.dtype).repeat_interleave(num_frames, dim=0)
+        # Every residual block begins with the same activation of the embedding.
+        embedding = F.silu(self._embed(timestep, fs, sample.dtype)).repeat_interleave(num_frames, dim=0)
         context_pair = self._split_context(context, num_frames)
 
-        hidden = self.conv_in(sample.transpose(1, 2).flatten(0, 1))
+        frames = sample.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        hidden = self.conv_in(frames)
         if self.temporal_in is not None:
             hidden = self.temporal_in(hidden, num_frames)
         skips = [hidden]
@@ -173,7 +176,7 @@ class ViewCrafterUNet(ModelMixin, ConfigMixin):
             hidden = block(hidden, embedding, context_pair, num_frames)
         for block in self.up_blocks:
             hidden = block(torch.cat([hidden, skips.pop()], dim=1), embedding, context_pair, num_frames)
-        hidden = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
+        hidden = layer(self.conv_out, group_norm(self.conv_norm_out, hidden, silu=True))
         return hidden.reshape(batch, num_frames, -1, height, width).transpose(1, 2)
 
     def _embed(self, timestep: Tensor, fs: Tensor | None, dtype: torch.dtype) -> Tensor:  # [B, 4 * model_channels]

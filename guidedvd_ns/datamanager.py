@@ -89,6 +89,7 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
             all_time_probability=config.all_time_probability,
             keep_fraction=config.all_time_fraction,
             local_sampling=config.local_sampling,
+            device=self.device,
         )
         self.draws = torch.Generator().manual_seed(config.generation_seed)
         self.num_attempts = 0
@@ -303,7 +304,7 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
         self.pool.load_state_dict(state["pool"], cameras)
         self.draws.set_state(state["draws"].cpu())
         self._pending = next((path for path in self.pool.trajectories if path.name == state.get("pending")), None)
-        sequences = self.folder.read(state["store"]["numbers"], self.pool, self.device)
+        sequences = self.folder.read(state["store"]["numbers"], self.pool)
         self.store.restore(state["store"], sequences)
         self._restored = None
         lost = len(state["store"]["numbers"]) - len(sequences)

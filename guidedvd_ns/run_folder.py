@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -79,17 +78,15 @@ class SequenceFolder:
         partial.write_text(json.dumps(self._manifest, indent=1))
         os.replace(partial, self._manifest_path)
 
-    def read(
-        self, numbers: list[int], pool: TrajectoryPool, device: torch.device | str
-    ) -> dict[int, tuple[Cameras, Tensor]]:
-        """Cameras [L] and frames [L, h, w, 3] of those of `numbers` that are still on disk."""
+    def read(self, numbers: list[int], pool: TrajectoryPool) -> dict[int, tuple[Cameras, Tensor]]:
+        """Cameras [L] and frames [L, h, w, 3], in main memory, of those of `numbers` that are still on disk."""
         trajectories = {trajectory.name: trajectory for trajectory in pool.trajectories}
         names = {entry["number"]: entry["trajectory"] for entry in self._manifest}
         sequences = {}
         for number in numbers:
             frames = self.path / f"{number:03d}"
             if frames.is_dir() and names.get(number) in trajectories:
-                sequences[number] = (trajectories[names[number]].cameras, frames_from_disk(frames).to(device))
+                sequences[number] = (trajectories[names[number]].cameras, frames_from_disk(frames))
         return sequences
 
     def counts(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,20 +49,35 @@ class SequenceStore:
     With probability `1 - all_time_probability` (eta of the paper) it comes from the newest sequence, else from a store
     that keeps a random `keep_fraction` of the frames of every sequence. Without local sampling, every frame of every
     sequence is equally likely. Frame 0 of a sequence, the input pose, is never drawn.
+
+    Only frames that can still be drawn are held: those of the newest sequence and the all-time store on `device`, and
+    without local sampling those of older sequences in main memory.
     """
 
     def __init__(
-        self, *, all_time_probability: float = 0.5, keep_fraction: float = 0.2, local_sampling: bool = True
+        self,
+        *,
+        all_time_probability: float = 0.5,
+        keep_fraction: float = 0.2,
+        local_sampling: bool = True,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.all_time_probability = all_time_probability
         self.keep_fraction = keep_fraction
         self.local_sampling = local_sampling
-        self._sequences: dict[int, tuple[Cameras, Tensor]] = {}
+        self.device = device
+        self._views: dict[int, dict[int, GeneratedView]] = {}
+        """Sequence number -> frame number -> view."""
         self._stored: list[tuple[int, int]] = []
         self._newest: int | None = None
 
     def __len__(self) -> int:
-        return len(self._sequences)
+        return len(self._views)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that are held in memory."""
+        return sum(len(views) for views in self._views.values())
 
     def add(self, number: int, cameras: Cameras, frames: Tensor, generator: torch.Generator) -> None:
         """Take in the kept sequence `number`, with cameras [L] and frames [L, h, w, 3]."""
@@ -71,9 +86,19 @@ class SequenceStore:
         self._insert(number, cameras, frames, [(number, int(frame)) for frame in chosen])
 
     def _insert(self, number: int, cameras: Cameras, frames: Tensor, stored: list[tuple[int, int]]) -> None:
-        self._sequences[number] = (cameras, frames)
+        if self._newest is not None:
+            self._views[self._newest] = self._retired(self._newest)
+        frames = frames.to(self.device)
+        self._views[number] = {f: GeneratedView(cameras[f : f + 1], frames[f]) for f in range(1, len(frames))}
         self._stored.extend(stored)
         self._newest = number
+
+    def _retired(self, number: int) -> dict[int, GeneratedView]:
+        """What is held of a sequence that is no longer the newest; copies, so that the rest of its frames goes."""
+        views = self._views[number]
+        if not self.local_sampling:
+            return {f: replace(view, frame=view.frame.cpu()) for f, view in views.items()}
+        return {f: replace(views[f], frame=views[f].frame.clone()) for n, f in self._stored if n == number}
 
     def draw(self, generator: torch.Generator) -> GeneratedView:
         """Draw one view.
@@ -84,20 +109,17 @@ class SequenceStore:
         if self._newest is None:
             raise IndexError("no generated sequence to draw from")
         if not self.local_sampling:
-            every = [(n, f) for n, (_, frames) in self._sequences.items() for f in range(1, len(frames))]
-            return self._view(*every[_randint(len(every), generator)])
+            every = [view for views in self._views.values() for view in views.values()]
+            return every[_randint(len(every), generator)]
         if float(torch.rand((), generator=generator)) < self.all_time_probability:
-            return self._view(*self._stored[_randint(len(self._stored), generator)])
-        frames = self._sequences[self._newest][1]
-        return self._view(self._newest, 1 + _randint(len(frames) - 1, generator))
-
-    def _view(self, number: int, frame: int) -> GeneratedView:
-        cameras, frames = self._sequences[number]
-        return GeneratedView(camera=cameras[frame : frame + 1], frame=frames[frame])
+            number, frame = self._stored[_randint(len(self._stored), generator)]
+            return self._views[number][frame]
+        newest = self._views[self._newest]
+        return newest[1 + _randint(len(newest), generator)]
 
     def state_dict(self) -> dict[str, Any]:
         """Which frames are stored; frames and cameras themselves are restored by whoever kept them."""
-        return {"numbers": list(self._sequences), "stored": [list(entry) for entry in self._stored]}
+        return {"numbers": list(self._views), "stored": [list(entry) for entry in self._stored]}
 
     def restore(self, state: dict[str, Any], sequences: dict[int, tuple[Cameras, Tensor]]) -> None:
         """Rebuild the store from `state_dict()` and the sequences' cameras and frames; lost sequences are left out."""

@@ -33,10 +33,10 @@ def _files(run: Path) -> set[str]:
 
 def test_frames_come_back_from_disk(tmp_path):
     frames = [_write(SequenceFolder(tmp_path), number) for number in range(2)]
-    again = SequenceFolder(tmp_path).read([0, 1, 7], TrajectoryPool((_trajectory(0), _trajectory(1))), "cpu")
+    again = SequenceFolder(tmp_path).read([0, 1, 7], TrajectoryPool((_trajectory(0), _trajectory(1))))
     assert set(again) == {0, 1}
     assert all(torch.equal(again[number][1], frames[number]) for number in again)
-    assert set(SequenceFolder(tmp_path).read([0, 1], TrajectoryPool((_trajectory(1),)), "cpu")) == {1}
+    assert set(SequenceFolder(tmp_path).read([0, 1], TrajectoryPool((_trajectory(1),)))) == {1}
 
 
 def test_counts_tell_kept_from_rejected(tmp_path):

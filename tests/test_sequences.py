@@ -52,6 +52,14 @@ def test_store_keeps_a_fifth_of_the_frames_of_each_older_sequence():
     assert len({frame for n, frame in drawn if n == 2}) == 25
 
 
+def test_only_frames_that_can_still_be_drawn_are_held():
+    store, _ = _store()
+    assert store.num_frames == 5 + 5 + 25
+    older = {view.frame.untyped_storage().data_ptr() for number in (0, 1) for view in store._views[number].values()}
+    assert len(older) == 10  # copies: none keeps the whole sequence alive
+    assert _store(local_sampling=False)[0].num_frames == 3 * 25
+
+
 def test_input_pose_is_never_drawn():
     assert all(frame > 0 for _, frame in _draws(*_store()))
     assert all(frame > 0 for _, frame in _draws(*_store(local_sampling=False)))
@@ -73,10 +81,12 @@ def test_state_round_trip_draws_the_same_views():
     state, position = store.state_dict(), generator.get_state()
     expected = [store.draw(generator).frame[0, 0, 0].item() for _ in range(50)]
     restored = SequenceStore()
+    assert state["numbers"] == [0, 1, 2]
     restored.restore(state, {number: (_cameras(26), _frames(number, 26)) for number in range(3)})
     again = torch.Generator()
     again.set_state(position)
     assert [restored.draw(again).frame[0, 0, 0].item() for _ in range(50)] == expected
+    assert restored.num_frames == store.num_frames and restored.state_dict() == state
 
 
 def test_lost_sequences_are_left_out():

@@ -20,6 +20,7 @@ from guidedvd_ns.priors.viewcrafter.conditioning import (
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
 from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
 from guidedvd_ns.training.bank import ClipBank, ClipSource
+from guidedvd_ns.training.gradients import GradientStep
 from guidedvd_ns.training.loop import Ema, learning_rate_factor
 
 
@@ -63,6 +64,8 @@ class DiffusionConfig:
     """Fill the condition's holes smoothly from around instead of leaving them black."""
     residual: bool = True
     """Predict what the condition lacks: training then starts from the filled condition, not from nothing."""
+    cuda_graph: bool = True
+    """On CUDA, replay each step's forward and backward pass as one graph, captured in the first step."""
     compile: Literal["off", "network"] = "off"
     """Compile the network with torch.compile, which takes two minutes on an H200."""
 
@@ -138,6 +141,7 @@ class DiffusionStage:
             fused=device.type == "cuda",
         )
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+        self._gradients = GradientStep(self._losses, self.unet.parameters(), use_graph=config.cuda_graph)
 
     def train_step(self, step: int, progress: float) -> dict[str, Tensor]:
         """See `loop.Stage`."""
@@ -146,14 +150,12 @@ class DiffusionStage:
         self._bank.refresh_when_due(step)
         for group in self._optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(step, progress, config.warmup_steps)
-        losses = self._losses(self._bank.draw(config.batch_size, self._generator))
-        self._optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        losses = self._gradients(self._noised(self._bank.draw(config.batch_size, self._generator)))
         norm = torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         if torch.isfinite(norm):
             self._optimizer.step()
             self.ema.update(self.unet, step)
-        return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm}
+        return losses | {"gradient_norm": norm}
 
     def _encode(self, clips: ClipBatch) -> dict[str, Tensor]:
         def latents(frames: Tensor) -> Tensor:  # [n, C, T, h, w]
@@ -167,21 +169,29 @@ class DiffusionStage:
         dtype = torch.bfloat16 if target.device.type == "cuda" else torch.float32
         return {"target": target.to(dtype), "condition": condition.to(dtype), "known": share.to(dtype)}
 
-    def _losses(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _noised(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Noisy latents of the clips and the velocity that is to be predicted from them."""
         target = clips["target"].float()
         timestep = self._draw_timesteps(len(target))
         noise = torch.randn(target.shape, generator=self._generator, device=target.device)
         alpha = self._alphas[timestep][:, None, None, None, None]
-        noisy = alpha.sqrt() * target + (1 - alpha).sqrt() * noise
-        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * target
-        condition = clips["condition"].float()
-        inputs = network_input(noisy, condition, clips["known"].float())
+        return {
+            "noisy": alpha.sqrt() * target + (1 - alpha).sqrt() * noise,
+            "velocity": alpha.sqrt() * noise - (1 - alpha).sqrt() * target,
+            "condition": clips["condition"].float(),
+            "known": clips["known"].float(),
+            "timestep": timestep,
+        }
+
+    def _losses(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
+        condition, known = clips["condition"], clips["known"]
         with self._autocast:
-            predicted = self.unet(inputs, timestep).float()
+            predicted = self.unet(network_input(clips["noisy"], condition, known), clips["timestep"]).float()
         if self.config.residual:
+            alpha = self._alphas[clips["timestep"]][:, None, None, None, None]
             predicted = predicted + condition_velocity(condition, alpha)
-        hole = 1 - clips["known"].float()
-        error = (predicted - velocity).square().mean(dim=1, keepdim=True)
+        hole = 1 - known
+        error = (predicted - clips["velocity"]).square().mean(dim=1, keepdim=True)
         loss = (error * (1 + self.config.hole_weight * hole)).mean()
         return {"loss": loss, "hole_error": (error * hole).sum().detach() / hole.sum().clamp(min=1)}
 

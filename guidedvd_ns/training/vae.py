@@ -15,6 +15,7 @@ from torch import Tensor
 from guidedvd_ns.data.clips import ClipBatch
 from guidedvd_ns.priors.viewcrafter.conditioning import encode_frames
 from guidedvd_ns.training.bank import ClipBank, ClipSource
+from guidedvd_ns.training.gradients import GradientStep
 from guidedvd_ns.training.loop import learning_rate_factor
 
 INITIAL_LOG_VARIANCE = -6.0
@@ -52,6 +53,8 @@ class VaeConfig:
     """Steps between two batches of new clips, where the budget is steps."""
     refresh_share: float = 0.25
     """Share of the time in which clips are rendered, where the budget is minutes."""
+    cuda_graph: bool = True
+    """On CUDA, replay each step's forward and backward pass as one graph, captured in the first step."""
 
 
 def build_vae(config: VaeConfig, size: tuple[int, int]) -> AutoencoderKL:
@@ -120,6 +123,7 @@ class VaeStage:
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
         if device.type == "cuda":
             self.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._gradients = GradientStep(self._losses, self.vae.parameters(), use_graph=config.cuda_graph)
 
     def train_step(self, step: int, progress: float) -> dict[str, Tensor]:
         """See `loop.Stage`."""
@@ -127,15 +131,14 @@ class VaeStage:
         self._bank.refresh_when_due(step)
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * learning_rate_factor(step, progress, self.config.warmup_steps)
-        losses = self._losses(self._draw_frames())
-        self._optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        losses = self._gradients(self._draw_frames())
         norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
         if torch.isfinite(norm):
             self._optimizer.step()
-        return {name: value.detach() for name, value in losses.items()}
+        return losses
 
-    def _draw_frames(self) -> Tensor:  # [N, H, W, 3]
+    def _draw_frames(self) -> dict[str, Tensor]:
+        """Frames [N, H, W, 3] in [0, 1] and the noise of their latents."""
         config, device = self.config, self._generator.device
         clips = self._bank.draw(config.batch_size, self._generator)
         rows = torch.arange(config.batch_size, device=device)
@@ -145,15 +148,19 @@ class VaeStage:
         frames = torch.where(
             as_guide[:, None, None, None], clips["condition"][rows, columns], clips["target"][rows, columns]
         )
-        return frames.float() / 255
+        stride = 2 ** (len(config.block_out_channels) - 1)
+        latents = (config.batch_size, config.latent_channels, frames.shape[1] // stride, frames.shape[2] // stride)
+        return {
+            "frames": frames.float() / 255,
+            "noise": torch.randn(latents, generator=self._generator, device=device),
+        }
 
-    def _losses(self, frames: Tensor) -> dict[str, Tensor]:
-        config = self.config
+    def _losses(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        config, frames = self.config, inputs["frames"]
         images = (2 * frames - 1).permute(0, 3, 1, 2)
         with self._autocast:
             posterior = self.vae.encode(images, return_dict=False)[0]
-            noise = torch.randn(posterior.mean.shape, generator=self._generator, device=images.device)  # pyright: ignore[reportAttributeAccessIssue]
-            latents = posterior.mean + posterior.std * noise  # pyright: ignore[reportAttributeAccessIssue]
+            latents = posterior.mean + posterior.std * inputs["noise"]  # pyright: ignore[reportAttributeAccessIssue]
             decoded = self.vae.decode(latents, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
         decoded = decoded.float()
         l1 = F.l1_loss(decoded, images)

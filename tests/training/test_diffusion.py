@@ -46,7 +46,7 @@ def test_a_fresh_network_has_the_loss_of_predicting_nothing():
     stage.train_step(0, 0.0)
     clips = stage._bank.draw(64, torch.Generator().manual_seed(0))
     _silence(stage)
-    losses = stage._losses(clips)
+    losses = stage._losses(stage._noised(clips))
     # E v^2 = abar + (1 - abar) E z^2, weighed by 1 + 2 * hole.
     variance = clips["target"].square().mean()
     assert min(1.0, variance) < losses["hole_error"] * 1.1 and losses["hole_error"] < max(1.0, variance) * 1.1
@@ -58,11 +58,11 @@ def test_a_fresh_residual_network_errs_by_the_noise_alone_where_its_condition_is
     stage.train_step(0, 0.0)
     clips = stage._bank.draw(256, torch.Generator().manual_seed(0))
     _silence(stage)
-    right = stage._losses({**clips, "condition": clips["target"]})["hole_error"]
+    right = stage._losses(stage._noised({**clips, "condition": clips["target"]}))["hole_error"]
     # What is left of v is sqrt(abar) noise; time steps are 1000 sqrt(u).
     expected = stage._alphas[(1000 * torch.rand(100_000) ** 0.5).long()].mean()
     assert abs(right - expected) < 0.1 * expected
-    assert stage._losses({**clips, "condition": clips["target"] + 1})["hole_error"] > right + 0.3
+    assert stage._losses(stage._noised({**clips, "condition": clips["target"] + 1}))["hole_error"] > right + 0.3
 
 
 def _silence(stage: DiffusionStage) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from guidedvd_ns.priors.viewcrafter.conditioning import (
     known_share,
     network_input,
 )
+from guidedvd_ns.priors.viewcrafter.context import CONTEXT_COMPONENTS, TOKENIZED_PROMPTS, ContextEncoder
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
 from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
 
@@ -33,7 +34,7 @@ COMPONENTS = {
     "vae": ("diffusers", AutoencoderKL),
     "scheduler": ("guidedvd_ns.priors.viewcrafter.scheduler", ViewCrafterScheduler),
 }
-ContextEncoder = Callable[[Tensor], tuple[Tensor, Tensor]]
+EncodeContext = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Photograph [H, W, 3] in [0, 1] -> conditional and unconditional context, [1, tokens, D] each."""
 
 
@@ -50,7 +51,7 @@ class ViewCrafterPrior(VideoPrior):
         fill_holes: whether holes of the condition frames are filled smoothly from around instead of left black.
         residual: whether the network predicts what its condition lacks: its output is added to the velocity of a clean
             latent that equals the condition (`condition_velocity`).
-        context_encoder: makes the tokens of a network with cross attention.
+        context_encoder: makes the tokens of a network with cross attention, usually a `ContextEncoder`.
 
     Raises:
         ValueError: where components do not fit together.
@@ -67,7 +68,7 @@ class ViewCrafterPrior(VideoPrior):
         sample_posterior: bool,
         fill_holes: bool = False,
         residual: bool = False,
-        context_encoder: ContextEncoder | None = None,
+        context_encoder: EncodeContext | None = None,
     ):
         self.unet = unet.eval().requires_grad_(False)
         self.vae = vae.eval().requires_grad_(False)
@@ -94,13 +95,17 @@ class ViewCrafterPrior(VideoPrior):
             ValueError: where its parts do not fit together.
         """
         folder, device = Path(folder), torch.device(device)
-        for name in ("prior.json", *COMPONENTS):
-            if not (folder / name).exists():
-                raise FileNotFoundError(f"The prior in {folder} is incomplete: it has no {name}.")
+        _check_complete(folder, ["prior.json", *COMPONENTS])
+        has_context = cast(dict, ViewCrafterUNet.load_config(folder / "unet"))["context_dim"] is not None
+        _check_complete(folder, CONTEXT_COMPONENTS if has_context else ())
         if dtype is None:
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         options = {"torch_dtype": dtype, "low_cpu_mem_usage": is_accelerate_available()}
         description = json.loads((folder / "prior.json").read_text())
+        prompts = description.pop("tokenized_prompts", TOKENIZED_PROMPTS)
+        context_encoder = None
+        if has_context:
+            context_encoder = ContextEncoder.from_pretrained(folder, device, dtype, tokenized_prompts=prompts)
         unet = ViewCrafterUNet.from_pretrained(folder / "unet", **options)
         vae = AutoencoderKL.from_pretrained(folder / "vae", **options)
         return cls(
@@ -108,11 +113,18 @@ class ViewCrafterPrior(VideoPrior):
             vae.to(device),  # pyright: ignore[reportArgumentType]
             cast(ViewCrafterScheduler, ViewCrafterScheduler.from_pretrained(folder / "scheduler")),
             SamplerSettings(**description.pop("settings")),
+            context_encoder=context_encoder,
             **description,
         )
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = "5GB") -> None:
-        """Write the prior in diffusers' layout, in the precision of its weights; what was in the folder is replaced."""
+        """Write the prior in diffusers' layout, in the precision of its weights; what was in the folder is replaced.
+
+        Raises:
+            ValueError: where the context comes from something else than a `ContextEncoder`, which cannot be saved.
+        """
+        if self.context_encoder is not None and not isinstance(self.context_encoder, ContextEncoder):
+            raise ValueError(f"A {type(self.context_encoder).__name__} cannot be saved; give a `ContextEncoder`.")
         folder = Path(folder)
         fresh, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
         for leftover in (fresh, old):
@@ -121,7 +133,7 @@ class ViewCrafterPrior(VideoPrior):
         self.vae.save_pretrained(fresh / "vae", max_shard_size=max_shard_size)
         self.scheduler.save_pretrained(fresh / "scheduler")
         index = {"_class_name": type(self).__name__, "_diffusers_version": version("diffusers")}
-        index |= {name: [library, component.__name__] for name, (library, component) in COMPONENTS.items()}
+        components = dict(COMPONENTS)
         description = {
             "settings": asdict(self.settings),
             "known_mask_channel": self.known_mask_channel,
@@ -129,6 +141,11 @@ class ViewCrafterPrior(VideoPrior):
             "fill_holes": self.fill_holes,
             "residual": self.residual,
         }
+        if self.context_encoder is not None:
+            self.context_encoder.save_pretrained(fresh, max_shard_size=max_shard_size)
+            components |= CONTEXT_COMPONENTS
+            description["tokenized_prompts"] = self.context_encoder.tokenized_prompts
+        index |= {name: [library, component.__name__] for name, (library, component) in components.items()}
         for name, content in (("model_index.json", index), ("prior.json", description)):
             (fresh / name).write_text(json.dumps(content, indent=2) + "\n")
         if folder.exists():
@@ -290,9 +307,19 @@ class ViewCrafterPrior(VideoPrior):
             )
         if self.unet.config["context_dim"] is not None and self.context_encoder is None:
             raise ValueError("The network has cross attention, so the prior needs a `context_encoder`.")
+        if isinstance(self.context_encoder, ContextEncoder):
+            expected = (self.unet.config["text_tokens"], self.unet.config["context_dim"])
+            if (given := tuple(self.context_encoder.text_tokens.shape[1:])) != expected:
+                raise ValueError(f"The network wants text tokens of shape {expected}, but the encoder's are {given}.")
         if self.unet.config["context_dim"] is None and self.settings.cfg_scale != 1:
             raise ValueError(
                 f"`cfg_scale` is {self.settings.cfg_scale}, but a network without context has no unconditional pass;"
                 " set it to 1."
             )
         self._check_size(self.settings.height, self.settings.width)
+
+
+def _check_complete(folder: Path, names: Iterable[str]) -> None:
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise FileNotFoundError(f"The prior in {folder} is incomplete: it has no {', '.join(missing)}.")

@@ -1,9 +1,12 @@
 """Context tokens against recordings of the original encoders, and what becomes of the towers."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPTextModel
 
 from guidedvd_ns.priors.viewcrafter.context import (
     CONTEXT_COMPONENTS,
@@ -15,6 +18,7 @@ from guidedvd_ns.priors.viewcrafter.context import (
     encode_prompts,
 )
 from guidedvd_ns.priors.viewcrafter.keys import PREFIXES
+from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
 from guidedvd_ns.priors.viewcrafter.projector import ImageProjector
 from tests.priors.recordings import (
     fixture_json,
@@ -25,20 +29,7 @@ from tests.priors.recordings import (
     original_text_encoder,
     relative_error,
 )
-
-PROMPTS = ((3, 1, 4), (3,))
-
-
-def tiny_encoder(**options) -> ContextEncoder:
-    torch.manual_seed(0)
-    shared = dict(intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, hidden_act="gelu")
-    text = CLIPTextConfig(vocab_size=6, hidden_size=8, max_position_embeddings=5, eos_token_id=0, **shared)
-    image = CLIPVisionConfig(hidden_size=12, image_size=8, patch_size=4, **shared)
-    projector = ImageProjector(
-        embed_dims=12, output_dims=8, hidden_dims=8, depth=1, dim_head=4, heads=2, num_queries=3, ffn_ratio=2
-    )
-    options = dict(tokenized_prompts=PROMPTS) | options
-    return ContextEncoder(CLIPTextModel(text), CLIPVisionModel(image), projector, **options)
+from tests.priors.tiny import tiny_context_encoder, tiny_context_prior
 
 
 def test_text_tokens_match_the_original():
@@ -95,7 +86,7 @@ def test_default_prompts_are_those_of_the_tokenizer():
 
 
 def test_padding_is_token_0_and_changes_nothing_before_it():
-    tower = tiny_encoder().text_encoder
+    tower = tiny_context_encoder().text_encoder
     tokens = encode_prompts(tower, [(3, 1, 4), (3, 1, 4, 0, 0), (3, 1)])
     assert torch.equal(tokens[0], tokens[1])
     torch.testing.assert_close(tokens[2, :2], tokens[0, :2])
@@ -126,7 +117,7 @@ def test_corners_stay_in_place_and_fine_stripes_average_to_grey():
 
 
 def test_a_photograph_makes_a_context_and_grey_is_encoded_once():
-    encoder = tiny_encoder()
+    encoder = tiny_context_encoder()
     calls = []
     encoder.image_encoder.register_forward_hook(lambda *_: calls.append(None))
     first, grey = encoder(torch.rand(8, 12, 3))
@@ -141,9 +132,10 @@ def test_a_photograph_makes_a_context_and_grey_is_encoded_once():
 
 @pytest.mark.parametrize("offload", [False, True])
 def test_saved_encoder_loads_again_and_does_without_its_text_tower(tmp_path, offload):
-    encoder, photograph = tiny_encoder(), torch.rand(8, 12, 3)
+    encoder, photograph = tiny_context_encoder(), torch.rand(8, 12, 3)
     encoder.save_pretrained(tmp_path / "a")
-    loaded = ContextEncoder.from_pretrained(tmp_path / "a", tokenized_prompts=PROMPTS, offload=offload)
+    prompts = encoder.tokenized_prompts
+    loaded = ContextEncoder.from_pretrained(tmp_path / "a", tokenized_prompts=prompts, offload=offload)
     assert not isinstance(loaded.text_encoder, CLIPTextModel)
     for ours, expected in zip(loaded(photograph), encoder(photograph), strict=True):
         torch.testing.assert_close(ours, expected)
@@ -158,27 +150,28 @@ def test_saved_encoder_loads_again_and_does_without_its_text_tower(tmp_path, off
             for copy in ("a", "b")
         )
         assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-    half = ContextEncoder.from_pretrained(tmp_path / "a", dtype=torch.bfloat16, tokenized_prompts=PROMPTS)
+    half = ContextEncoder.from_pretrained(tmp_path / "a", dtype=torch.bfloat16, tokenized_prompts=prompts)
     assert {context.dtype for context in half(photograph)} == {torch.bfloat16}
     torch.testing.assert_close(half(photograph)[0].float(), encoder(photograph)[0], rtol=0.1, atol=0.1)
 
 
 def test_lacking_weights_are_named(tmp_path):
-    tiny_encoder().save_pretrained(tmp_path)
+    encoder = tiny_context_encoder()
+    encoder.save_pretrained(tmp_path)
     (file,) = (tmp_path / "image_projector").glob("*.safetensors")
     weights = load_file(file)
     del weights["proj_out.bias"]
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="image_projector.*proj_out.bias"):
-        ContextEncoder.from_pretrained(tmp_path, tokenized_prompts=PROMPTS)
+        ContextEncoder.from_pretrained(tmp_path, tokenized_prompts=encoder.tokenized_prompts)
 
 
-def test_parts_and_prompts_that_do_not_fit_are_named(tmp_path):
+def test_parts_and_prompts_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="at most 5 tokens below 6.*49406"):
-        tiny_encoder(tokenized_prompts=TOKENIZED_PROMPTS)
+        tiny_context_encoder(tokenized_prompts=TOKENIZED_PROMPTS)
     with pytest.raises(ValueError, match=r"at most 5 tokens.*\[1, 1, 1, 1, 1, 1\]"):
-        tiny_encoder(tokenized_prompts=[[1] * 6, []])
-    encoder = tiny_encoder()
+        tiny_context_encoder(tokenized_prompts=[[1] * 6, []])
+    encoder = tiny_context_encoder()
     with pytest.raises(ValueError, match="image encoder's tokens have 12 channels.*1280"):
         with torch.device("meta"):
             projector = ImageProjector()
@@ -188,10 +181,50 @@ def test_parts_and_prompts_that_do_not_fit_are_named(tmp_path):
         ContextEncoder(encoder.text_encoder, encoder.image_encoder, wide)
 
 
+def test_saved_prior_with_context_loads_again(tmp_path):
+    prior, folder = tiny_context_prior(), tmp_path / "prior"
+    prior.save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["text_encoder"] == ["transformers", "CLIPTextModel"]
+    assert all((folder / name).is_dir() for name in index if not name.startswith("_"))
+    # A loaded prior has let go of its text tower, and can replace the very folder that it came from.
+    ViewCrafterPrior.from_pretrained(folder).save_pretrained(folder)
+    loaded = ViewCrafterPrior.from_pretrained(folder)
+    frames = torch.rand(3, 16, 24, 3)
+    results = []
+    for one in (prior, loaded):
+        conditioning = one.condition(frames, torch.ones(3, 16, 24, 1), frames[0], torch.Generator().manual_seed(0))
+        x_t = one.initial_noise(torch.Generator().manual_seed(0), 16, 24, 3)
+        results.append(one.predict(x_t, one.timesteps(3)[1], conditioning).x0)
+    torch.testing.assert_close(*results)
+
+
+def test_missing_parts_of_a_prior_with_context_are_named(tmp_path):
+    tiny_context_prior().save_pretrained(tmp_path / "prior")
+    for name in ("text_encoder", "image_projector"):
+        shutil.rmtree(tmp_path / "prior" / name)
+    with pytest.raises(FileNotFoundError, match="no text_encoder, image_projector"):
+        ViewCrafterPrior.from_pretrained(tmp_path / "prior")
+
+
+def test_a_prior_refuses_context_that_it_cannot_use_or_save(tmp_path):
+    prior = tiny_context_prior()
+    options = dict(known_mask_channel=False, sample_posterior=True)
+    parts = (prior.unet, prior.vae, prior.scheduler, prior.settings)
+    with pytest.raises(ValueError, match="needs a `context_encoder`"):
+        ViewCrafterPrior(*parts, **options)
+    prior.context_encoder.text_tokens = torch.zeros(2, 7, 8)
+    with pytest.raises(ValueError, match=r"\(5, 8\).*\(7, 8\)"):
+        ViewCrafterPrior(*parts, **options, context_encoder=prior.context_encoder)
+    prior.context_encoder = lambda photograph: (photograph, photograph)
+    with pytest.raises(ValueError, match="function cannot be saved"):
+        prior.save_pretrained(tmp_path / "prior")
+
+
 @pytest.mark.gpu
 def test_offloaded_towers_leave_the_gpu_and_give_the_same_context():
     photograph = torch.rand(8, 12, 3, device="cuda")
-    encoder = tiny_encoder()
+    encoder = tiny_context_encoder()
     expected = encoder(photograph)
     assert encoder.image_encoder.device.type == "cuda"
     encoder.offload = True

@@ -17,6 +17,8 @@ from torch import Tensor
 from guidedvd_ns.data.guidedvd_dataparser import GuidedVDDataParserConfig
 from guidedvd_ns.generation import GenerationSettings, InlineGenerator
 from guidedvd_ns.guide import Guide
+from guidedvd_ns.point_render import PointCloud
+from guidedvd_ns.priors.base import Memory, SamplerOverrides
 from guidedvd_ns.run_folder import SequenceFolder
 from guidedvd_ns.schedule import Schedule
 from guidedvd_ns.sequences import GeneratedSequence, GeneratedView, SequenceStore
@@ -38,14 +40,22 @@ class GuidedVDDataManagerConfig(FullImageDatamanagerConfig):
     max_image_side: Optional[int] = None
     """Longest side in pixels that images are scaled down to, on top of camera_res_scale_factor; 0 for no limit.
     Default: 1600 on CUDA, 256 elsewhere."""
-    prior: str = "bundled"
-    """Video prior: `bundled`, or the folder of a prior in diffusers format."""
+    prior: str = "auto"
+    """Video prior: `viewcrafter` (the paper's; downloaded and converted at first use), `bundled`, the folder of a prior
+    in diffusers format, or `owner/name` on the Hugging Face hub. `auto` is ViewCrafter where a converted copy is in the
+    cache and a CUDA device has room for it, else the bundled one."""
+    memory: Memory = "default"
+    """What the prior may take of the GPU's memory: `low` is slower and fits a 16 GB card."""
+    condition: Literal["guide", "points"] = "guide"
+    """What the prior is shown of a trajectory: renders of the guide, or of the initial points that the input view sees
+    (as ViewCrafter was trained, and the authors'). Guidance follows the guide in either case."""
+    sampler: SamplerOverrides = field(default_factory=SamplerOverrides)
+    """How sequences are sampled; what is not set is the prior's."""
+    sampling_sizes: tuple[tuple[int, int], ...] = ()
+    """Heights and widths in pixels; the one closest to the input's aspect ratio is sampled. Default: the prior's area
+    at the input's own aspect ratio."""
     guidance: bool = True
     """Scene-grounding guidance; off is the ablation that samples the prior as it is."""
-    guidance_factor: Optional[float] = None
-    """Length of a guidance step relative to the sampler's own (0.2 in the paper). Default: the prior's."""
-    num_sampling_steps: Optional[int] = None
-    """Denoising steps per sequence. Default: the prior's."""
     guidance_perceptual: Literal["st-lpips-alex", "st-lpips-vgg", "lpips-alex", "lpips-vgg", "vgg19", "none"] = "none"
     """Perceptual term of the guidance loss, on known pixels."""
     guidance_perceptual_weight: float = 1e-4
@@ -152,14 +162,29 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
         """Load the networks of generation before the first step: a wrong name must not show after half a run."""
         from guidedvd_ns.priors import load_prior
 
+        config = self.config
         self.folder = folder
         folder.forget_from(self.num_attempts)
-        prior = load_prior(self.config.prior, device=self.device)
-        self.generator = InlineGenerator(prior, guide, self._settings(), seed=self.config.generation_seed)
-        if self.config.guidance_perceptual != "none":
+        points = self._point_cloud() if config.condition == "points" else None
+        if config.guidance_perceptual != "none":
             from guidedvd_ns.losses import perceptual_distance
 
-            perceptual_distance(self.config.guidance_perceptual, torch.device(self.device))
+            perceptual_distance(config.guidance_perceptual, torch.device(self.device))
+        # Last, because it may take a download of gigabytes.
+        prior = load_prior(config.prior, self.device, memory=config.memory)
+        prior.override(config.sampler)
+        self.generator = InlineGenerator(prior, guide, self._settings(), config.generation_seed, points)
+
+    def _point_cloud(self) -> PointCloud:
+        """The capture's points, which the Gaussians start from; random ones would show nothing of the scene."""
+        metadata = self.train_dataparser_outputs.metadata
+        if "points3D_xyz" not in metadata or metadata.get("points3D_source") == "random":
+            raise ValueError(
+                "--pipeline.datamanager.condition is points, but this capture has no point cloud: name a PLY file as"
+                " ply_file_path in its transforms.json, or give --pipeline.datamanager.condition guide."
+            )
+        xyz, rgb = (metadata[name].to(self.device).float() for name in ("points3D_xyz", "points3D_rgb"))
+        return PointCloud(xyz, rgb / 255)
 
     def begin_generation(self) -> dict[int, tuple[Cameras, Tensor]]:
         """Plan the trajectories, or after a resume bring back what had been generated: cameras and frames by number."""
@@ -184,10 +209,9 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
     def _settings(self) -> GenerationSettings:
         config = self.config
         return GenerationSettings(
+            sizes=config.sampling_sizes,
             hole_threshold=config.hole_threshold,
             guided=config.guidance,
-            num_steps=config.num_sampling_steps,
-            guidance_factor=config.guidance_factor,
             perceptual=config.guidance_perceptual,
             perceptual_weight=config.guidance_perceptual_weight,
             # Without guidance nothing makes a sequence agree, and the ablation is about just that.

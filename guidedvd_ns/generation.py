@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.metrics import masked_psnr
+from guidedvd_ns.point_render import PointCloud
 from guidedvd_ns.sequences import GeneratedSequence, SequenceScores
 from guidedvd_ns.trajectories import Trajectory
 
@@ -23,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """What a sequence is made with; `None` leaves a value to the prior."""
+    """What a sequence is made with, beside the prior's own settings."""
 
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Heights and widths of which the one with the closest aspect ratio is sampled; without any, see `fit_size`."""
     hole_threshold: float = 0.9
     guided: bool = True
-    num_steps: int | None = None
-    guidance_factor: float | None = None
     perceptual: str = "none"
     perceptual_weight: float = 1e-4
     min_agreement: float = 0.0
@@ -52,17 +54,40 @@ class InlineGenerator:
     The same calls can be served by a process on another GPU: whoever uses it only submits and polls.
     """
 
-    def __init__(self, prior: VideoPrior, guide: Guide, settings: GenerationSettings, seed: int) -> None:
+    def __init__(
+        self,
+        prior: VideoPrior,
+        guide: Guide,
+        settings: GenerationSettings,
+        seed: int,
+        points: PointCloud | None = None,
+    ) -> None:
+        """Generate with `prior`, grounded on `guide`; the prior is shown `points` if given, else the guide's renders.
+
+        Raises:
+            ValueError: if sequences would be too short, or the prior cannot sample one of the sizes.
+        """
+        if prior.settings.num_frames < 2:
+            raise ValueError(
+                "--pipeline.datamanager.sampler.num-frames must be at least 2: frame 0 is the photograph itself."
+            )
+        for size in settings.sizes:
+            if min(size) < 1 or any(side % prior.size_multiple for side in size):
+                raise ValueError(
+                    f"--pipeline.datamanager.sampling-sizes has {size[0]}x{size[1]}, but this prior samples multiples"
+                    f" of {prior.size_multiple} only."
+                )
         self.prior = prior
         self.guide = guide
         self.settings = settings
         self.seed = seed
+        self.points = points
         self._job: _Job | None = None
         self._finished: GeneratedSequence | None = None
 
     @property
     def steps_per_sequence(self) -> int:
-        return self.settings.num_steps or self.prior.settings.num_steps
+        return self.prior.settings.num_steps
 
     @property
     def is_busy(self) -> bool:
@@ -83,7 +108,7 @@ class InlineGenerator:
             mask: [H, W, 1], true where the photograph counts.
         """
         started = time.perf_counter()
-        size = fit_size(photograph.shape[:2], self.prior)
+        size = sampling_size(photograph.shape[:2], self.prior, self.settings.sizes)
         view = self.guide.render(trajectory.cameras)
         known = view.known(self.settings.hole_threshold)
         if mask is not None:
@@ -102,11 +127,22 @@ class InlineGenerator:
             reference = (resize((photograph * counts)[None], size)[0] / counted.clamp_min(1e-6)).clamp(0, 1)
             reference = torch.where(counted > 0.5, reference, target[0])
         draws = torch.Generator(device="cpu").manual_seed(self.seed + number)
-        sampler = self._sampler(target, known, reference, draws)
+        sampler = self._sampler(target, known, reference, self._condition(trajectory.cameras, size), draws)
         self._job = _Job(number, trajectory, target, known, sampler, started)
 
+    def _condition(self, cameras: Cameras, size: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        """The frames and mask that the prior is shown instead of the guide's: the points that the input view sees."""
+        if self.points is None:
+            return None
+        return self.points.seen_from(cameras[:1], size).render(cameras, size)
+
     def _sampler(
-        self, target: Tensor, known: Tensor, reference: Tensor, draws: torch.Generator
+        self,
+        target: Tensor,
+        known: Tensor,
+        reference: Tensor,
+        condition: tuple[Tensor, Tensor] | None,
+        draws: torch.Generator,
     ) -> Generator[Any, None, Tensor]:
         from guidedvd_ns.guidance import sample_guided
 
@@ -117,8 +153,8 @@ class InlineGenerator:
             known,
             reference,
             draws,
-            num_steps=settings.num_steps,
-            guidance_factor=settings.guidance_factor if settings.guided else 0.0,
+            condition=condition,
+            guidance_factor=None if settings.guided else 0.0,
             height=target.shape[1],
             width=target.shape[2],
             perceptual=_perceptual(settings.perceptual, target.device),
@@ -189,6 +225,15 @@ def blend_known(
     # 0 at the border, where half of the window is known, and 1 where all of it is.
     weight = (share * (2 * inside - 1).clamp(0, 1)).movedim(1, -1)
     return weight * guide + (1 - weight) * frames
+
+
+def sampling_size(
+    size: tuple[int, int] | torch.Size, prior: VideoPrior, choices: tuple[tuple[int, int], ...] = ()
+) -> tuple[int, int]:
+    """Height and width to sample for images of `size`: the choice of the closest aspect ratio, else `fit_size`."""
+    if not choices:
+        return fit_size(size, prior)
+    return min(choices, key=lambda choice: abs(math.log(choice[0] * size[1] / (choice[1] * size[0]))))
 
 
 def fit_size(size: tuple[int, int] | torch.Size, prior: VideoPrior) -> tuple[int, int]:

@@ -63,8 +63,6 @@ class TrajectoryConfig:
     """Candidates with more than this share of implausibly close pixels are inside geometry, and left out."""
     centre_window: float = 0.05
     """Side of the window at the image centre whose median depth sets the radius, as a share of the image's sides."""
-    num_frames: int = 25
-    """Poses of a trajectory, the input view's own one included."""
     plan_resolution: int = 320
     """Longest side in pixels at which candidates are rendered; input images that are smaller keep their size."""
 
@@ -80,8 +78,6 @@ class TrajectoryConfig:
             raise ValueError(f"trajectories.radius_scales must be positive, got {self.radius_scales}.")
         if self.plan_resolution < 1:
             raise ValueError(f"trajectories.plan_resolution must be at least 1 pixel, got {self.plan_resolution}.")
-        if self.num_frames < 2:
-            raise ValueError(f"trajectories.num_frames must be at least 2, got {self.num_frames}.")
 
 
 @dataclass(frozen=True)
@@ -265,7 +261,7 @@ def plan(
     render: Render,
     config: TrajectoryConfig,
     generator: torch.Generator,
-    num_frames: int | None = None,
+    num_frames: int = 25,
 ) -> TrajectoryPool:
     """Look for holes around every input view and keep the trajectories that lead to the largest ones.
 
@@ -277,9 +273,8 @@ def plan(
         render: The guide: opacity and depth for [L] cameras of one size.
         config: Candidates and thresholds.
         generator: CPU generator; used by the random strategy only.
-        num_frames: Poses of a trajectory in place of the config's (a prior may fix it).
+        num_frames: Poses of a trajectory, the input view's own one included; at least 2.
     """
-    num_frames = num_frames or config.num_frames
     kept: list[Trajectory] = []
     with torch.no_grad():
         for view in track(range(len(cameras)), "Planning trajectories", console=CONSOLE, transient=True):

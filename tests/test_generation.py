@@ -11,19 +11,23 @@ from guidedvd_ns.generation import (
     blend_known,
     fit_size,
     resize,
+    sampling_size,
     score_sequence,
 )
 from guidedvd_ns.guide import Guide
+from guidedvd_ns.point_render import PointCloud
 from guidedvd_ns.sequences import GeneratedSequence
 from guidedvd_ns.trajectories import Trajectory
 from tests.analytic_prior import GreyPrior
 from tests.scenes import cameras, wall
 
 
-def _generator(seed: int = 0, prior: GreyPrior | None = None, **settings) -> InlineGenerator:
+def _generator(
+    seed: int = 0, prior: GreyPrior | None = None, points: PointCloud | None = None, **settings
+) -> InlineGenerator:
     guide = Guide()
     guide.adopt(wall(), sh_degree=0)
-    return InlineGenerator(prior or GreyPrior(), guide, GenerationSettings(**settings), seed)
+    return InlineGenerator(prior or GreyPrior(), guide, GenerationSettings(**settings), seed, points)
 
 
 def _trajectory() -> Trajectory:
@@ -68,6 +72,27 @@ def test_prior_sees_guide_and_photograph_at_its_own_size():
     assert prior.seen["frames"].shape == (4, 24, 32, 3)
     assert prior.seen["known"].shape == (4, 24, 32, 1)
     torch.testing.assert_close(prior.seen["reference"], torch.full((24, 32, 3), 0.3))
+
+
+def test_prior_is_shown_points_that_the_input_view_sees_while_the_guide_guides():
+    prior = GreyPrior()
+    # Seen from the first camera the white point hides the black one, which the last camera would see.
+    points = PointCloud(torch.tensor([[0.0, 0.0, -1.0], [0.0, 0.0, -3.0]]), torch.tensor([[1.0] * 3, [0.0] * 3]))
+    sequence = _sample(_generator(prior=prior, points=points))
+    assert prior.seen["frames"].shape == (4, 24, 32, 3) and prior.seen["known"].shape == (4, 24, 32, 1)
+    # 0.1 to the right moves it, at depth 1 and focal length 32, 3.2 pixels to the left.
+    pixels = prior.seen["known"][..., 0].nonzero()
+    assert pixels.tolist() == [[0, 12, 16], [1, 12, 12], [2, 12, 9], [3, 12, 6]]
+    assert torch.equal(prior.seen["frames"], prior.seen["known"].float().expand(-1, -1, -1, 3))
+    torch.testing.assert_close(sequence.guide, _sample(_generator()).guide)
+    assert torch.equal(sequence.frames, _sample(_generator()).frames)
+
+
+def test_settings_that_cannot_be_sampled_are_refused_at_once():
+    with pytest.raises(ValueError, match="sampling-sizes has 24x30, but this prior samples multiples of 4"):
+        _generator(sizes=((24, 32), (24, 30)))
+    with pytest.raises(ValueError, match="sampler.num-frames must be at least 2"):
+        _generator(prior=GreyPrior(num_frames=1))
 
 
 def test_portrait_photographs_are_sampled_upright():
@@ -149,6 +174,21 @@ def test_known_pixels_come_from_the_guide_up_to_a_soft_border():
 @pytest.mark.parametrize(("size", "expected"), [((24, 32), (24, 32)), ((480, 640), (24, 32)), ((640, 360), (36, 20))])
 def test_prior_size_keeps_area_and_aspect(size: tuple[int, int], expected: tuple[int, int]):
     assert fit_size(size, GreyPrior()) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((480, 640), (320, 448)), ((1168, 1752), (320, 512)), ((1080, 1920), (320, 512)), ((640, 480), (320, 448))],
+)
+def test_of_several_sizes_the_closest_aspect_ratio_is_sampled(size: tuple[int, int], expected: tuple[int, int]):
+    assert sampling_size(size, GreyPrior(), ((320, 448), (320, 512))) == expected
+    assert sampling_size(size, GreyPrior()) == fit_size(size, GreyPrior())
+
+
+def test_a_chosen_size_is_what_the_prior_samples():
+    prior = GreyPrior()
+    assert _sample(_generator(prior=prior, sizes=((16, 16), (20, 28)))).frames.shape == (4, 20, 28, 3)
+    assert prior.seen["reference"].shape == (20, 28, 3)
 
 
 def test_resizing_keeps_constants():

@@ -113,6 +113,10 @@ class VideoPrior(ABC):
         """Choose between speed (`default`) and memory (`low`); makes no difference to a prior that is small anyway."""
         self.memory = memory
 
+    def override(self, overrides: SamplerOverrides) -> None:
+        """Take over the settings that a user set; raises ValueError where one is out of range or cannot be had."""
+        self.settings = overrides.apply(self.settings)
+
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:

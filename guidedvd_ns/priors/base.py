@@ -99,6 +99,8 @@ class Prediction:
 
     w * rms(e_cond - e_uncond) under classifier-free guidance (method.md, stage 3.4), else what the prior documents.
     """
+    scale: float = 1.0
+    """Factor between the clean latent and `x0`, for a prior that was trained on dimmed latents at noisy steps."""
 
 
 class VideoPrior(ABC):
@@ -107,6 +109,8 @@ class VideoPrior(ABC):
     settings: SamplerSettings
     size_multiple: int
     """Heights and widths that are sampled must be multiples of this."""
+    frames_per_slice: int = 4
+    """Frames that are decoded together; more take more memory."""
     memory: Memory = "default"
 
     def set_memory(self, memory: Memory) -> None:
@@ -180,6 +184,17 @@ class VideoPrior(ABC):
         frame_slice: slice,
     ) -> Tensor:  # [l, H, W, 3]
         """Frames of the slice, [0, 1] being black to white (not clamped); differentiable in `latents`."""
+
+    def encode(
+        self,
+        frames: Tensor,  # [L, H, W, 3] in [0, 1]
+    ) -> Tensor:
+        """Latents of clean frames, as `decode` takes them, for guidance that is measured on latents.
+
+        Raises:
+            NotImplementedError: by a prior that cannot.
+        """
+        raise NotImplementedError(f"{type(self).__name__} encodes no frames, so guidance must be measured on pixels.")
 
 
 def rms(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ those of diffusers' layers; what is added is how a layer sees time and how text 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -22,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from guidedvd_ns.priors.viewcrafter.fused import conv2d, geglu, group_norm, residual_block
 
 NORM_GROUPS = 32
+FEW_TOKENS = 64
 
 
 class Checkpointed(nn.Module):
@@ -135,8 +137,11 @@ class TransformerBlock(Checkpointed):
     `double_self_attention` is set, else left out.
     """
 
-    recomputed_sublayers: frozenset[str] = frozenset()
-    """Which of "attention", "second attention" and "feed forward" keep their input alone for the backward pass."""
+    recompute_above: float = math.inf
+    """Bytes of the video above which the sublayers that are cheap to recompute keep their input alone.
+
+    Cheap are the feed forward and attention to few tokens: they keep the most for the arithmetic that they take.
+    """
 
     def __init__(self, channels: int, heads: int, *, context_dim: int | None = None, double_self_attention: bool):
         super().__init__()
@@ -157,13 +162,16 @@ class TransformerBlock(Checkpointed):
         hidden: Tensor,  # [N, tokens, C]
         *context: Tensor,  # text and image tokens where there is a cross attention
     ) -> Tensor:  # [N, tokens, C]
-        hidden = self._run("attention", self._attend, hidden)
+        few_tokens = hidden.shape[1] <= FEW_TOKENS
+        hidden = self._run(self._attend, hidden, cheap=few_tokens)
         if self.attn2 is not None:
-            hidden = self._run("second attention", self._attend_again, hidden, *context)
-        return self._run("feed forward", self._feed_forward, hidden)
+            hidden = self._run(self._attend_again, hidden, *context, cheap=few_tokens or bool(context))
+        return self._run(self._feed_forward, hidden, cheap=True)
 
-    def _run(self, name: str, sublayer: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        return recompute(sublayer, *inputs) if name in self.recomputed_sublayers else sublayer(*inputs)
+    def _run(self, sublayer: Callable[..., Tensor], hidden: Tensor, *context: Tensor, cheap: bool) -> Tensor:
+        if cheap and hidden.numel() * hidden.element_size() > self.recompute_above:
+            return recompute(sublayer, hidden, *context)
+        return sublayer(hidden, *context)
 
     def _attend(self, hidden: Tensor) -> Tensor:
         return hidden + self_attention(self.attn1, self.norm1(hidden))

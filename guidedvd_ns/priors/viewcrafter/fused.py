@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 
 def uses_kernels(x: Tensor) -> bool:
-    """Whether the Triton kernels work on this tensor: on CUDA, where Triton is installed, outside of `torch.compile`."""
+    """Whether the Triton kernels take this tensor: on CUDA, where Triton is installed, outside of `torch.compile`."""
     # The compiler fuses the plain form itself.
     return x.is_cuda and not torch.compiler.is_compiling() and find_spec("triton") is not None
 
@@ -154,3 +154,11 @@ def upsample(
 def layer(conv: nn.Conv2d, hidden: Tensor) -> Tensor:
     """`conv(hidden)` by `conv2d`."""
     return conv2d(hidden, conv.weight, conv.bias, stride=conv.stride[0], padding=conv.padding)  # pyright: ignore
+
+
+def use_channels_last(network: nn.Module) -> None:
+    """Lay the kernels of all convolutions out for channels-last videos, in place."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in network.parameters():
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])

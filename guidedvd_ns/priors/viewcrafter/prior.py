@@ -16,7 +16,8 @@ from diffusers.utils.import_utils import is_accelerate_available
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from guidedvd_ns.priors.base import Prediction, SamplerSettings, VideoPrior, rms
+from guidedvd_ns.priors.base import Memory, Prediction, SamplerSettings, VideoPrior, rms
+from guidedvd_ns.priors.viewcrafter.blocks import Checkpointed, TransformerBlock
 from guidedvd_ns.priors.viewcrafter.conditioning import (
     Conditioning,
     condition_frames,
@@ -26,6 +27,8 @@ from guidedvd_ns.priors.viewcrafter.conditioning import (
     network_input,
 )
 from guidedvd_ns.priors.viewcrafter.context import CONTEXT_COMPONENTS, TOKENIZED_PROMPTS, ContextEncoder
+from guidedvd_ns.priors.viewcrafter.decoder import decode
+from guidedvd_ns.priors.viewcrafter.fused import use_channels_last
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
 from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
 
@@ -36,6 +39,9 @@ COMPONENTS = {
 }
 EncodeContext = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Photograph [H, W, 3] in [0, 1] -> conditional and unconditional context, [1, tokens, D] each."""
+
+RECOMPUTE_ABOVE = 8 * 2**20
+"""Bytes of a layer's video above which its cheap parts are computed again in the backward pass."""
 
 
 class ViewCrafterPrior(VideoPrior):
@@ -79,6 +85,11 @@ class ViewCrafterPrior(VideoPrior):
         self.fill_holes = fill_holes
         self.residual = residual
         self.context_encoder = context_encoder
+        self.set_memory("default")
+        if unet.device.type == "cuda":
+            # The layers run channels last there, and would rearrange their weights at every call.
+            use_channels_last(unet)
+            use_channels_last(vae)
         self.latent_channels: int = vae.config["latent_channels"]
         self.latent_stride = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.size_multiple = self.latent_stride * 2 ** (len(unet.config["channel_mult"]) - 1)
@@ -231,7 +242,8 @@ class ViewCrafterPrior(VideoPrior):
                 guidance_length = rms(self.scheduler.update(clean, noise, t) - x_t)
         else:
             guidance_length = self.settings.cfg_scale * rms(gap.detach())
-        return Prediction(x0=clean, direction=noise, guidance_length=guidance_length)
+        scale = float(self.scheduler.latent_scales[self.scheduler.previous_timestep(t)])
+        return Prediction(x0=clean, direction=noise, guidance_length=guidance_length, scale=scale)
 
     def _velocity(self, x_t: Tensor, t: int, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
         """The network's v-prediction, and conditional minus unconditional output where there are both."""
@@ -240,8 +252,11 @@ class ViewCrafterPrior(VideoPrior):
         contexts = [context.to(self.dtype) for context in contexts if context is not None]
         passes = max(len(contexts), 1)
         timestep = torch.full((passes,), t, device=self.device)
-        context = torch.cat(contexts) if contexts else None
-        v = self.unet(inputs.expand(passes, -1, -1, -1, -1), timestep, context).float()
+        if passes > 1 and self.memory == "low":
+            v = torch.cat([self.unet(inputs, timestep[:1], context) for context in contexts]).float()
+        else:
+            context = torch.cat(contexts) if contexts else None
+            v = self.unet(inputs.expand(passes, -1, -1, -1, -1), timestep, context).float()
         if self.residual:
             v = v + condition_velocity(conditioning.z, self.scheduler.alphas_cumprod[t].to(v))
         if passes == 1:
@@ -282,13 +297,29 @@ class ViewCrafterPrior(VideoPrior):
     ) -> Tensor:  # [l, H, W, 3] float32
         """Decode the frames of the slice together, each by itself as far as the result goes."""
         frames = latents[0, :, frame_slice].transpose(0, 1) / self.vae.config["scaling_factor"]
-        decoded = self.vae.decode(frames.to(self.vae.dtype)).sample  # pyright: ignore[reportAttributeAccessIssue]
-        return (decoded.float().movedim(1, -1) + 1) / 2
+        return (decode(self.vae, frames.to(self.vae.dtype)).float().movedim(1, -1) + 1) / 2
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Trade time for memory in guided steps: recompute activations of network and decoder in the backward pass."""
-        self.unet.enable_gradient_checkpointing()
-        self.vae.enable_gradient_checkpointing()
+    @torch.no_grad()
+    def encode(
+        self,
+        frames: Tensor,  # [L, H, W, 3] in [0, 1]
+    ) -> Tensor:  # [1, C, L, h, w]
+        """The mode of the posterior of each frame."""
+        return encode_frames(self.vae, frames.to(self.device), sample_posterior=False).transpose(0, 1)[None]
+
+    def set_memory(self, memory: Memory) -> None:
+        """Choose how much of a guided step is kept for its backward pass, and how much computed again.
+
+        `default` recomputes what is cheap to recompute of large videos; `low` recomputes every block, takes the passes
+        of classifier-free guidance one after the other and decodes frames one by one.
+        """
+        self.memory = memory
+        self.frames_per_slice = 1 if memory == "low" else type(self).frames_per_slice
+        for module in self.unet.modules():
+            if isinstance(module, Checkpointed):
+                module.gradient_checkpointing = memory == "low"
+            if isinstance(module, TransformerBlock):
+                module.recompute_above = RECOMPUTE_ABOVE
 
     def _noise(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         return randn_tensor(shape, generator=generator, device=self.device, dtype=torch.float32)

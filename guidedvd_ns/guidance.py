@@ -8,8 +8,8 @@ latent, through decoder and denoiser, shifts the sampler's own step.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,66 @@ class GuidedStep:
     """See `SamplerProgress`."""
     rho: float
     """Factor of the gradient that was subtracted; 0 where there was no guidance."""
+
+
+@dataclass(frozen=True)
+class GuidanceApproximation:
+    """Cheaper gradients than the method's; the defaults are exact. `gvd-benchmark sampler` measures what each costs.
+
+    Raises:
+        ValueError: where `every` is not positive.
+    """
+
+    every: int = 1
+    """Guide the first step and every so many after it; the others are the sampler's own, without any graph."""
+    detach_denoiser: bool = False
+    """Take the gradient with respect to the clean estimate for that with respect to the noisy latent, as MPGD does (He
+    et al. 2024): nothing goes back through the denoiser, whose Jacobian counts as a multiple of the identity."""
+    space: Literal["pixels", "latents"] = "pixels"
+    """Compare decoded frames, or latents where all that they show is known (no decoder, no perceptual term)."""
+    undimmed: bool = False
+    """Decode the clean estimate at its full scale where the prior dims it at noisy steps. The authors' code compares
+    dim frames; latents are always compared undimmed."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"`every` of the guidance approximation must be at least 1 but is {self.every}.")
+
+
+EXACT = GuidanceApproximation()
+
+
+class Grounding(Protocol):
+    """What a step is guided by."""
+
+    def gradient(self, prior: VideoPrior, x0: Tensor, scale: float) -> tuple[Tensor, Tensor | None]:
+        """d loss / d x0 where x0 is `scale` times the clean latent, and the mean error over known pixels if known."""
+        ...
+
+
+class LatentGrounding:
+    """The distance between the clean estimate and the encoded renders, over the latents that show known pixels only.
+
+    Args:
+        latents: [1, C, L, h, w] encoded renders.
+        known: [L, H, W, 1] bool, where they show the scene.
+        reconstruction: mean absolute (`l1`) or half the squared (`l2`) difference over all known latents; `l2` averages
+            frame by frame, as `SceneGrounding` does.
+    """
+
+    def __init__(self, latents: Tensor, known: Tensor, reconstruction: Reconstruction):
+        self.latents = latents
+        self.reconstruction: Reconstruction = reconstruction
+        unknown = F.adaptive_max_pool2d(1 - known.to(latents.dtype).movedim(-1, 1), latents.shape[-2:])
+        self.known = (1 - unknown).transpose(0, 1)[None]
+
+    def gradient(self, prior: VideoPrior, x0: Tensor, scale: float) -> tuple[Tensor, None]:
+        """d loss / d x0; no frame is decoded, so there is no error in pixels. The prior is not asked anything."""
+        difference = self.known * (x0.detach() / scale - self.latents)
+        channels = x0.shape[1]
+        if self.reconstruction == "l1":
+            return difference.sign() / (scale * channels * self.known.sum()).clamp(min=1), None
+        return difference / (scale * channels * self.known.sum(dim=(1, 3, 4), keepdim=True)).clamp(min=1), None
 
 
 class SceneGrounding:
@@ -84,18 +144,18 @@ class SceneGrounding:
         self.frame_weights = self.known / (3 * self.known.sum(dim=(1, 2, 3), keepdim=True)).clamp(min=1)
         self.known_frames: list[bool] = known.flatten(1).any(dim=1).tolist()
 
-    def gradient(self, prior: VideoPrior, x0: Tensor) -> tuple[Tensor, float]:
-        """d loss / d x0 through the decoder, slice by slice, and the mean absolute error over known pixels."""
+    def gradient(self, prior: VideoPrior, x0: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """d loss / d x0 through the decoder of x0 / scale, slice by slice, and the mean absolute error where known."""
         x0 = x0.detach().requires_grad_(True)
         gradient, error = torch.zeros_like(x0), x0.new_zeros(())
         for frames in frame_slices(len(self.known_frames), self.frames_per_slice):
             if not any(self.known_frames[frames]):
                 continue
-            decoded = prior.decode(x0, frames)
+            decoded = prior.decode(x0 / scale if scale != 1 else x0, frames)
             gradient += torch.autograd.grad(self.loss(decoded, frames), x0)[0]
             difference = decoded.detach().clamp(0, 1) - self.target[frames]
             error += (self.mean_weights[frames] * difference.abs()).sum()
-        return gradient, error.item()
+        return gradient, error
 
     def loss(
         self,
@@ -110,7 +170,9 @@ class SceneGrounding:
             loss = 0.5 * (self.frame_weights[frames] * (decoded.clamp(0, 1) - target).square()).sum()
         if self.perceptual is not None:
             shown = [index for index, any_known in enumerate(self.known_frames[frames]) if any_known]
-            images, targets = (known * decoded.clamp(0, 1))[shown], target[shown]
+            images, targets = known * decoded.clamp(0, 1), target
+            if len(shown) < len(images):
+                images, targets = images[shown], targets[shown]
             count = len(shown) / len(self.known_frames) if self.reconstruction == "l1" else len(shown)
             loss = loss + self.perceptual_weight * count * self.perceptual(images, targets)
         return loss
@@ -132,7 +194,8 @@ def sample_guided(
     perceptual: PerceptualDistance | None = None,
     perceptual_weight: float = 1e-4,
     repeats: int = 1,
-    frames_per_slice: int = 4,
+    frames_per_slice: int | None = None,
+    approximation: GuidanceApproximation = EXACT,
 ) -> Generator[SamplerProgress, None, Tensor]:
     """Complete the frames of a trajectory; yields after every denoising step so that nothing has to wait for the end.
 
@@ -151,11 +214,13 @@ def sample_guided(
         perceptual: an additional distance between the known parts of decoded frames and target.
         perceptual_weight: its factor.
         repeats: how often each step is taken, with fresh noise in between ("time travel").
-        frames_per_slice: frames that are decoded together; bounds the memory.
+        frames_per_slice: frames that are decoded together; bounds the memory; the prior's own by default.
+        approximation: how much of the gradient to save.
 
     Raises:
         ValueError: on a wrong shape or a number out of range.
     """
+    frames_per_slice = prior.frames_per_slice if frames_per_slice is None else frames_per_slice
     _check_inputs(target, known, reference, repeats=repeats, frames_per_slice=frames_per_slice)
     settings = prior.settings
     num_steps = settings.num_steps if num_steps is None else num_steps
@@ -175,12 +240,15 @@ def sample_guided(
         )
     shown, shown_known = resize_target(shown.to(prior.device), shown_known.to(prior.device), height, width)
     target, known = resize_target(target.to(prior.device), known.to(prior.device), height, width)
-    grounding = None
-    if guidance_factor > 0:
-        grounding = SceneGrounding(
+    chosen: Reconstruction = settings.reconstruction if reconstruction is None else reconstruction
+
+    def ground() -> Grounding:
+        if approximation.space == "latents":
+            return LatentGrounding(prior.encode(torch.where(known, target, torch.zeros_like(target))), known, chosen)
+        return SceneGrounding(
             target,
             known,
-            settings.reconstruction if reconstruction is None else reconstruction,
+            chosen,
             perceptual=perceptual,
             perceptual_weight=perceptual_weight,
             frames_per_slice=frames_per_slice,
@@ -189,6 +257,7 @@ def sample_guided(
     def run() -> Generator[SamplerProgress, None, Tensor]:
         with torch.autocast(prior.device.type, enabled=False):
             conditioning = prior.condition(shown, shown_known, reference, generator)
+            grounding = ground() if guidance_factor > 0 else None
         noise = prior.initial_noise(generator, height, width, len(target))
         latents = yield from denoise(
             prior,
@@ -199,6 +268,7 @@ def sample_guided(
             num_steps=num_steps,
             guidance_factor=guidance_factor,
             repeats=repeats,
+            approximation=approximation,
         )
         return decode_frames(prior, latents, len(target), frames_per_slice)
 
@@ -210,21 +280,30 @@ def denoise(
     conditioning: Any,
     x_t: Tensor,
     *,
-    grounding: SceneGrounding | None,
+    grounding: Grounding | None,
     generator: torch.Generator | None,
     num_steps: int,
     guidance_factor: float,
     repeats: int = 1,
+    approximation: GuidanceApproximation = EXACT,
 ) -> Generator[SamplerProgress, None, Tensor]:
     """Take all steps from noise to the final latents, which are the generator's value; yields after each."""
     for index in range(num_steps):
         # Asked again at every step: another sequence may have been advanced in between, with another number of steps.
         t = prior.timesteps(num_steps)[index]
+        guided = grounding if index % approximation.every == 0 else None
         for repeat in range(repeats):
             if repeat > 0:
                 x_t = prior.renoise(x_t, t, generator)
             step = guided_step(
-                prior, conditioning, x_t, t, grounding=grounding, generator=generator, guidance_factor=guidance_factor
+                prior,
+                conditioning,
+                x_t,
+                t,
+                grounding=guided,
+                generator=generator,
+                guidance_factor=guidance_factor,
+                approximation=approximation,
             )
             x_t = step.x_prev
         yield SamplerProgress(index + 1, num_steps, step.known_error, guided=step.rho > 0)
@@ -237,34 +316,59 @@ def guided_step(
     x_t: Tensor,
     t: int,
     *,
-    grounding: SceneGrounding | None,
+    grounding: Grounding | None,
     generator: torch.Generator | None,
     guidance_factor: float,
+    approximation: GuidanceApproximation = EXACT,
 ) -> GuidedStep:
     """The sampler's own step from the unguided prediction, then the shift by rho * gradient (stage 3, steps 1 to 5).
 
     rho = factor * guidance_length / rms(g): the shift is as long as the prior says, the loss only sets its direction.
     """
+    x_t = x_t.detach()
     # The caller may be inside a training step: neither its autocast nor its gradient mode may reach the sampler.
     with torch.autocast(x_t.device.type, enabled=False), torch.set_grad_enabled(grounding is not None):
-        x_t = x_t.detach().requires_grad_(grounding is not None)
-        prediction = prior.predict(x_t, t, conditioning)
-        detached = Prediction(prediction.x0.detach(), prediction.direction.detach(), prediction.guidance_length)
-        x_prev = prior.step(x_t.detach(), t, detached, generator)
         if grounding is None:
-            return GuidedStep(x_prev, known_error=None, rho=0.0)
-        # One slice of the decoder's graph at a time, then the denoiser's once.
-        gradient_x0, known_error = grounding.gradient(prior, prediction.x0)
-        (gradient,) = torch.autograd.grad(prediction.x0, x_t, gradient_x0)
-    length = rms(gradient).item()
-    if length == 0:
-        return GuidedStep(x_prev, known_error, rho=0.0)
-    rho = guidance_factor * prediction.guidance_length.item() / length
+            return GuidedStep(prior.step(x_t, t, prior.predict(x_t, t, conditioning), generator), None, rho=0.0)
+        prediction, gradient, known_error = guidance_gradient(prior, conditioning, x_t, t, grounding, approximation)
+        x_prev = prior.step(x_t, t, prediction, generator)
+    # All on the device: waiting for a number would leave it idle in the middle of a step.
+    length = rms(gradient)
+    rho = guidance_factor * prediction.guidance_length / length
     shifted = x_prev - rho * gradient
-    if not torch.isfinite(shifted).all():
+    finite = torch.isfinite(shifted).all()
+    numbers = [length, rho, finite, length if known_error is None else known_error]
+    length, rho, finite, error = torch.stack([number.to(length) for number in numbers]).tolist()
+    known_error = None if known_error is None else error
+    if length == 0 or rho == 0:
+        return GuidedStep(x_prev, known_error, rho=0.0)
+    if not finite:
         CONSOLE.log(f"[yellow]The guidance gradient at time step {t} is not finite; this step goes unguided.")
         return GuidedStep(x_prev, known_error, rho=0.0)
     return GuidedStep(shifted, known_error, rho)
+
+
+def guidance_gradient(
+    prior: VideoPrior,
+    conditioning: Any,
+    x_t: Tensor,
+    t: int,
+    grounding: Grounding,
+    approximation: GuidanceApproximation = EXACT,
+) -> tuple[Prediction, Tensor, Tensor | None]:
+    """The prediction without its graph, the gradient that shifts the step, and the mean error over known pixels."""
+    through_denoiser = not approximation.detach_denoiser
+    with torch.set_grad_enabled(through_denoiser):
+        x_t = x_t.detach().requires_grad_(through_denoiser)
+        prediction = prior.predict(x_t, t, conditioning)
+    undim = approximation.undimmed or approximation.space == "latents"
+    # One slice of the decoder's graph at a time, then the denoiser's once.
+    with torch.enable_grad():
+        gradient, known_error = grounding.gradient(prior, prediction.x0, prediction.scale if undim else 1.0)
+        if through_denoiser:
+            (gradient,) = torch.autograd.grad(prediction.x0, x_t, gradient)
+    detached = replace(prediction, x0=prediction.x0.detach(), direction=prediction.direction.detach())
+    return detached, gradient, known_error
 
 
 def resize_target(

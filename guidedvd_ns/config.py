@@ -1,4 +1,4 @@
-"""The registered method `guidedvd-splat`; nothing but configuration."""
+"""The registered methods, `guidedvd-splat` and `guidedvd-splat-reference`; nothing but configuration."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from nerfstudio.plugins.types import MethodSpecification
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from guidedvd_ns.compat import allow_numpy_scalars
+from guidedvd_ns.datamanager import GuidedVDDataManagerConfig
+from guidedvd_ns.model import GuidedVDSplatModelConfig
 from guidedvd_ns.pipeline import GuidedVDPipelineConfig
+from guidedvd_ns.priors.base import SamplerOverrides
 from guidedvd_ns.schedule import PhaseDecaySchedulerConfig
+from guidedvd_ns.trajectories import TrajectoryConfig
 
 allow_numpy_scalars()
 
@@ -91,17 +95,21 @@ def _adam(lr: float, scheduler: Any = None) -> dict[str, Any]:
     return {"optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15), "scheduler": scheduler}
 
 
-guidedvd_splat = MethodSpecification(
-    config=GuidedVDTrainerConfig(
-        method_name="guidedvd-splat",
+def _method(
+    name: str, description: str, pipeline: GuidedVDPipelineConfig, max_num_iterations: Optional[int] = None
+) -> MethodSpecification:
+    """A method that trains as both do; every call makes its own objects, which a command line may change."""
+    config = GuidedVDTrainerConfig(
+        method_name=name,
         machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
+        max_num_iterations=max_num_iterations,
         steps_per_eval_batch=0,
         steps_per_eval_image=500,
         steps_per_eval_all_images=10_000,
         steps_per_save=500,
         # The profiler's table would stand below the run's own last line.
         logging=LoggingConfig(profiler="none"),
-        pipeline=GuidedVDPipelineConfig(),
+        pipeline=pipeline,
         optimizers={
             "means": _adam(1.6e-4, PhaseDecaySchedulerConfig(lr_final=1.6e-6)),
             "features_dc": _adam(2.5e-3),
@@ -114,7 +122,55 @@ guidedvd_splat = MethodSpecification(
         },
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer+tensorboard",
-    ),
-    description="Gaussian splatting from a few photographs, completed by a scene-grounded video diffusion prior.",
+    )
+    return MethodSpecification(config=config, description=description)
+
+
+def _authors_pipeline() -> GuidedVDPipelineConfig:
+    """The authors' released settings wherever the defaults depart from them or leave them to the prior."""
+    return GuidedVDPipelineConfig(
+        datamanager=GuidedVDDataManagerConfig(
+            max_image_side=1600,
+            prior="viewcrafter",
+            condition="points",
+            sampler=SamplerOverrides(
+                num_frames=25,
+                num_steps=50,
+                eta=1.0,
+                cfg_scale=7.5,
+                guidance_rescale=0.7,
+                guidance_factor=0.2,
+                reconstruction="l2",
+            ),
+            sampling_sizes=((320, 448), (320, 512)),
+            guidance_perceptual="vgg19",
+            guidance_perceptual_weight=1e-3,
+            trajectories=TrajectoryConfig(min_hole_fraction=0.0, plan_resolution=1600),
+            min_agreement=0.0,
+            known_from_guide=False,
+        ),
+        model=GuidedVDSplatModelConfig(
+            background_color="black",
+            reset_recovery_steps=0,
+            perceptual="vgg19",
+            generated_l1=0.05,
+            generated_perceptual=0.005,
+            generated_resolution="image",
+        ),
+    )
+
+
+guidedvd_splat = _method(
+    "guidedvd-splat",
+    "Gaussian splatting from a few photographs, completed by a scene-grounded video diffusion prior.",
+    GuidedVDPipelineConfig(),
 )
 """The method of Zhong et al., CVPR 2025 (GuidedVD-3DGS)."""
+
+guidedvd_splat_reference = _method(
+    "guidedvd-splat-reference",
+    "guidedvd-splat with the settings that the paper's authors released, for comparisons; needs ViewCrafter.",
+    _authors_pipeline(),
+    max_num_iterations=20_000,
+)
+"""The same method with all settings of the authors' release."""

@@ -1,4 +1,4 @@
-"""The registered method: defaults by device, command-line overrides, a light and safe import."""
+"""The registered methods: defaults by device, command-line overrides, what the reference differs in, a light import."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from importlib.metadata import entry_points
 
 import pytest
 import tyro
+from nerfstudio.plugins.types import MethodSpecification
 
-from guidedvd_ns.config import GuidedVDTrainerConfig, guidedvd_splat
+from guidedvd_ns.config import GuidedVDTrainerConfig, guidedvd_splat, guidedvd_splat_reference
 from guidedvd_ns.model import GuidedVDSplatModelConfig
 from guidedvd_ns.pipeline import GuidedVDPipelineConfig
+from guidedvd_ns.priors.base import SamplerOverrides
 
 
 def _config(device: str) -> GuidedVDTrainerConfig:
@@ -77,8 +79,76 @@ def test_constants_are_the_papers():
     assert (rates["scales"], rates["quats"]) == (5e-3, 1e-3)
 
 
+def _differences(config, other, name: str = "") -> dict[str, object]:
+    """Dotted names of the fields in which `config` differs from `other`, with its values."""
+    assert type(config) is type(other)
+    found = {}
+    for field in dataclasses.fields(config):
+        if field.name == "_target":
+            continue
+        mine, theirs = getattr(config, field.name), getattr(other, field.name)
+        if dataclasses.is_dataclass(mine):
+            found |= _differences(mine, theirs, f"{name}{field.name}.")
+        elif mine != theirs:
+            found[name + field.name] = mine
+    return found
+
+
+def test_reference_is_the_default_but_for_the_authors_settings():
+    differences = _differences(guidedvd_splat_reference.config, guidedvd_splat.config)
+    datamanager = {
+        "max_image_side": 1600,
+        "prior": "viewcrafter",
+        "condition": "points",
+        "sampler.num_frames": 25,
+        "sampler.num_steps": 50,
+        "sampler.eta": 1.0,
+        "sampler.cfg_scale": 7.5,
+        "sampler.guidance_rescale": 0.7,
+        "sampler.guidance_factor": 0.2,
+        "sampler.reconstruction": "l2",
+        "sampling_sizes": ((320, 448), (320, 512)),
+        "guidance_perceptual": "vgg19",
+        "guidance_perceptual_weight": 1e-3,
+        "trajectories.min_hole_fraction": 0.0,
+        "trajectories.plan_resolution": 1600,
+        "min_agreement": 0.0,
+        "known_from_guide": False,
+    }
+    model = {
+        "reset_recovery_steps": 0,
+        "perceptual": "vgg19",
+        "generated_l1": 0.05,
+        "generated_perceptual": 0.005,
+        "generated_resolution": "image",
+    }
+    wanted: dict[str, object] = {"method_name": "guidedvd-splat-reference", "max_num_iterations": 20_000}
+    wanted |= {f"pipeline.datamanager.{name}": value for name, value in datamanager.items()}
+    wanted |= {f"pipeline.model.{name}": value for name, value in model.items()}
+    assert differences.pop("pipeline.model.background_color", "black") == "black"
+    assert differences == wanted
+
+
+def _objects(value, found: dict[int, object]) -> dict[int, object]:
+    """All objects of a configuration that could be changed in place, by identity."""
+    if isinstance(value, type) or not (dataclasses.is_dataclass(value) or isinstance(value, (dict, list))):
+        return found
+    found[id(value)] = value
+    parts = value if isinstance(value, list) else (value if isinstance(value, dict) else vars(value)).values()
+    for part in parts:
+        _objects(part, found)
+    return found
+
+
+def test_methods_share_no_object_that_a_command_line_changes():
+    first, second = (_objects(method.config, {}) for method in (guidedvd_splat, guidedvd_splat_reference))
+    assert len(first) > 20 and not first.keys() & second.keys()
+
+
 def test_every_switch_answers_at_the_command_line():
-    arguments = "--pipeline.guide-fraction 0.3 --pipeline.datamanager.trajectories.strategy random".split()
+    arguments = "--pipeline.datamanager.sampler.num-steps 7 --pipeline.datamanager.memory low".split()
+    arguments += "--pipeline.datamanager.sampling-sizes 64 96 64 128 --pipeline.datamanager.condition points".split()
+    arguments += "--pipeline.guide-fraction 0.3 --pipeline.datamanager.trajectories.strategy random".split()
     arguments += "--pipeline.model.perceptual none --pipeline.datamanager.guidance False".split()
     arguments += (
         "--pipeline.generate False --pipeline.datamanager.local-sampling False guidedvd-data --train-views 6".split()
@@ -92,11 +162,15 @@ def test_every_switch_answers_at_the_command_line():
     assert config.pipeline.guide_fraction == 0.3 and not config.pipeline.generate
     assert config.pipeline.datamanager.trajectories.strategy == "random"
     assert config.pipeline.datamanager.dataparser.train_views == 6
+    assert config.pipeline.datamanager.sampler == SamplerOverrides(num_steps=7)
+    assert config.pipeline.datamanager.sampling_sizes == ((64, 96), (64, 128))
+    assert (config.pipeline.datamanager.memory, config.pipeline.datamanager.condition) == ("low", "points")
 
 
-def test_every_parameter_group_has_an_optimizer():
+@pytest.mark.parametrize("method", [guidedvd_splat, guidedvd_splat_reference])
+def test_every_parameter_group_has_an_optimizer(method: MethodSpecification):
     groups = {"means", "scales", "quats", "features_dc", "features_rest", "opacities", "camera_opt", "bilateral_grid"}
-    assert groups == set(guidedvd_splat.config.optimizers)
+    assert groups == set(method.config.optimizers)
 
 
 @pytest.mark.parametrize("group", ["nerfstudio.method_configs", "nerfstudio.dataparser_configs"])
@@ -123,7 +197,8 @@ def test_config_imports_nothing_heavy():
 
 
 def test_every_field_of_our_configs_is_documented():
-    for config in (GuidedVDSplatModelConfig, GuidedVDPipelineConfig, type(guidedvd_splat.config.pipeline.datamanager)):
+    datamanager = type(guidedvd_splat.config.pipeline.datamanager)
+    for config in (GuidedVDSplatModelConfig, GuidedVDPipelineConfig, datamanager, SamplerOverrides):
         for field in dataclasses.fields(config):
             if field.name != "_target" and field.name in config.__annotations__:
                 assert tyro._docstrings.get_field_docstring(config, field.name, ()), f"{config.__name__}.{field.name}"

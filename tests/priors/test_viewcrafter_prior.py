@@ -1,4 +1,4 @@
-"""ViewCrafterPrior against the recorded run of the original, and as a tiny prior of the bundled kind."""
+"""ViewCrafterPrior as a tiny prior of the bundled kind (against the original: test_recorded_runs.py)."""
 
 import json
 
@@ -7,73 +7,8 @@ import torch
 
 from guidedvd_ns.priors import load_prior
 from guidedvd_ns.priors.base import rms
-from guidedvd_ns.priors.viewcrafter.conditioning import Conditioning
 from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
-from tests.priors.recordings import RecordedPrior, fixture_tensors, original_vae, relative_error
 from tests.priors.tiny import tiny_prior
-
-
-@pytest.fixture(scope="module")
-def recorded_prior() -> RecordedPrior:
-    return RecordedPrior()
-
-
-@pytest.fixture
-def conditioning(recorded_prior) -> Conditioning:
-    names = ("cond/z_concat", "cond/context", "cond/context_uncond")
-    z, context, unconditional = (recorded_prior.recorded[name] for name in names)
-    return Conditioning(z=z, known=None, context=context, unconditional_context=unconditional)
-
-
-def test_vae_matches_the_original():
-    vae, recorded = original_vae(), fixture_tensors("vae.io")
-    posterior = vae.encode(recorded["x"]).latent_dist
-    assert relative_error(posterior.mean, recorded["mean"]) < 1e-5
-    assert relative_error(posterior.mean + posterior.std * recorded["noise"], recorded["sample"]) < 1e-5
-    assert relative_error(vae.decode(recorded["z"]).sample, recorded["dec"]) < 1e-5
-
-
-def test_conditioning_matches_the_original(recorded_prior, monkeypatch):
-    recorded = recorded_prior.recorded
-    monkeypatch.setattr(
-        "diffusers.models.autoencoders.vae.randn_tensor", lambda *_args, **_kwargs: recorded["cond/vae_noise"]
-    )
-    frames = recorded["cond/frames"]
-    conditioning = recorded_prior.condition(frames, torch.ones(3, 24, 32, 1), frames[0])
-    assert relative_error(conditioning.z, recorded["cond/z_concat"]) < 1e-5
-
-
-def test_decoding_and_its_gradient_match_the_original(recorded_prior):
-    recorded = fixture_tensors("vae.io")
-    latents = recorded["video/z_scaled"].clone().requires_grad_(True)
-    frames = torch.cat([recorded_prior.decode(latents, slice(k, k + 1)) for k in range(2)])
-    decoded = 2 * frames.movedim(-1, 1) - 1
-    assert relative_error(decoded, recorded["video/dec"][0].transpose(0, 1)) < 1e-5
-    (grad,) = torch.autograd.grad((decoded * recorded["video/R"][0].transpose(0, 1)).sum(), latents)
-    assert relative_error(grad, recorded["video/grad_z_scaled"]) < 1e-5
-
-
-@pytest.mark.parametrize("index", range(4))
-def test_every_step_matches_the_original(recorded_prior, conditioning, index):
-    recorded = recorded_prior.recorded
-    step = {
-        name.rpartition("/")[2]: value for name, value in recorded.items() if f"guided_r1/step{index}/rep0/" in name
-    }
-    t = recorded_prior.timesteps(4)[index]
-    assert t == step["timestep"].item()
-    x_t = step["x_in"].clone().requires_grad_(True)
-    prediction = recorded_prior.predict(x_t, t, conditioning)
-    assert relative_error(prediction.x0, step["pred_x0"]) < 1e-4
-    assert relative_error(prediction.direction, step["eps"]) < 1e-4
-    expected_length = 7.5 * rms(step["v_cond"] - step["v_uncond"])
-    assert prediction.guidance_length.item() == pytest.approx(expected_length.item(), rel=1e-4)
-    (grad,) = torch.autograd.grad(prediction.x0, x_t, step["grad_x0"])
-    assert relative_error(grad, step["grad_x"]) < 1e-3
-    recorded_prior.noise = [recorded["noise/ancestral"][index, 0]]
-    assert relative_error(recorded_prior.step(x_t, t, prediction, None), step["x_prev_unguided"]) < 1e-4
-    # At the noisiest step nothing of x is kept, and the noise is all there is.
-    recorded_prior.noise = [recorded["noise/timetravel"][index, 0]]
-    assert relative_error(recorded_prior.renoise(step["x_prev"], t, None), step["x_timetravel"]) < 1e-4
 
 
 def test_one_pass_measures_guidance_by_the_noiseless_update():

@@ -7,31 +7,56 @@ import torch
 from diffusers import DDIMScheduler
 
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
-from tests.priors.recordings import fixture_tensors
+from tests.priors.recordings import at_collection, below, fixture_tensors, original_scheduler
+
+TRAILING = "ddim/uniform_trailing/S"
+
+
+def recorded_step_numbers() -> list[int]:
+    names = below(fixture_tensors("schedules"), TRAILING)
+    return sorted({int(name.partition("/")[0]) for name in names})
 
 
 def test_buffers_match_the_original():
-    recorded, scheduler = fixture_tensors("schedules"), ViewCrafterScheduler()
-    assert (scheduler.alphas_cumprod - recorded["ddpm/alphas_cumprod"]).abs().max() < 1e-6
-    assert (torch.from_numpy(scheduler.latent_scales) - recorded["ddpm/scale_arr"][:1000]).abs().max() < 1e-6
+    """All but those of the ancestral sampler (`posterior_*`), which follow from the betas and are used by nobody."""
+    recorded, scheduler = fixture_tensors("schedules"), original_scheduler()
+    unscaled = ViewCrafterScheduler.from_config(scheduler.config, rescale_betas_zero_snr=False)
+    alphas, betas = scheduler.alphas_cumprod, scheduler.betas
+    ours = {
+        "betas": betas,
+        "betas_before_rescale": unscaled.betas,
+        "alphas_cumprod": alphas,
+        "alphas_cumprod_before_rescale": unscaled.alphas_cumprod,
+        "alphas_cumprod_prev": torch.cat([torch.ones(1), alphas[:-1]]),
+        "sqrt_alphas_cumprod": alphas.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - alphas).sqrt(),
+        "scale_arr": torch.from_numpy(scheduler.latent_scales),
+    }
+    for name, values in ours.items():
+        assert (values - recorded[f"ddpm/{name}"][: len(values)]).abs().max() < 1e-6, name
+    logarithm = recorded["ddpm/log_one_minus_alphas_cumprod"]
+    torch.testing.assert_close((1 - alphas).log(), logarithm, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_steps", [4, 10, 25, 50])
+@pytest.mark.parametrize("num_steps", at_collection(recorded_step_numbers))
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_step_coefficients_match_the_original(num_steps, eta):
-    recorded, scheduler = fixture_tensors("schedules"), ViewCrafterScheduler()
-    recorded = {name.rpartition("/")[2]: value for name, value in recorded.items() if f"trailing/S{num_steps}/" in name}
+    recorded, scheduler = below(fixture_tensors("schedules"), f"{TRAILING}{num_steps}/"), original_scheduler()
     scheduler.set_timesteps(num_steps)
-    steps = [scheduler.coefficients(t, eta) for t in reversed(scheduler.timesteps.tolist())]
+    timesteps = scheduler.timesteps.tolist()[::-1]
+    assert timesteps == recorded["timesteps"].tolist()
+    steps = [scheduler.coefficients(t, eta) for t in timesteps]
     ours = {
         "alphas": [step.alpha for step in steps],
         "alphas_prev": [step.alpha_prev for step in steps],
         f"sigmas_eta{eta}": [step.sigma for step in steps],
+        "sqrt_one_minus_alphas": [math.sqrt(1 - step.alpha) for step in steps],
+        "scale_arr": scheduler.latent_scales[timesteps].tolist(),
+        "scale_arr_prev": [step.rescale * scheduler.latent_scales[t] for step, t in zip(steps, timesteps, strict=True)],
     }
+    assert ours.keys() <= recorded.keys()
     for name, values in ours.items():
         assert (torch.tensor(values) - recorded[name]).abs().max() < 1e-6, name
-    rescale = recorded["scale_arr_prev"] / recorded["scale_arr"]
-    assert (torch.tensor([step.rescale for step in steps]) - rescale).abs().max() < 1e-6
 
 
 def test_any_number_of_steps_is_trailing_and_finite():

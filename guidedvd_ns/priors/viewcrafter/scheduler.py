@@ -1,7 +1,8 @@
-"""ViewCrafter's noise schedule and DDIM update: diffusers' `DDIMScheduler` plus the three things that it lacks.
+"""ViewCrafter's noise schedule and DDIM update: diffusers' `DDIMScheduler` plus the four things that it lacks.
 
-They are dynamic rescaling of the latents, the right previous time step for any number of steps, and a radicand that
-cannot turn negative by rounding (which would make the first step of a zero-SNR schedule NaN).
+They are dynamic rescaling of the latents, the right previous time step for any number of steps, a schedule that is
+rounded to float32 once, and a radicand that cannot turn negative by rounding (which would make the first step of a
+zero-SNR schedule NaN).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler, DDIMSchedulerOutput
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler, DDIMSchedulerOutput, rescale_zero_terminal_snr
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -70,6 +71,12 @@ class ViewCrafterScheduler(DDIMScheduler):
             timestep_spacing=timestep_spacing,  # pyright: ignore[reportArgumentType]
             rescale_betas_zero_snr=rescale_betas_zero_snr,
         )
+        if beta_schedule == "scaled_linear":
+            # In float32 throughout, as diffusers computes it, the betas of the last steps are off by 7e-6.
+            roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float64)
+            betas = rescale_zero_terminal_snr(roots.square()) if rescale_betas_zero_snr else roots.square()
+            self.betas, self.alphas = betas.float(), (1 - betas).float()
+            self.alphas_cumprod = (1 - betas).cumprod(0).float()
         self.latent_scales = np.ones(num_train_timesteps)
         if base_scale is not None:
             self.latent_scales[:] = base_scale

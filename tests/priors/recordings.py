@@ -67,9 +67,11 @@ def norms_of(part: str, model: nn.Module) -> dict[str, list]:
     found = {}
     for name, origin in origins(part, model.state_dict()).items():
         norm = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(norm, (nn.GroupNorm, nn.LayerNorm)):
-            size = norm.num_groups if isinstance(norm, nn.GroupNorm) else norm.normalized_shape[0]
-            found[origin.key.rpartition(".")[0]] = [type(norm).__name__, size, norm.eps]
+        key = origin.key.rpartition(".")[0]
+        if isinstance(norm, nn.GroupNorm):
+            found[key] = ["GroupNorm", norm.num_groups, norm.eps]
+        elif isinstance(norm, nn.LayerNorm):
+            found[key] = ["LayerNorm", *norm.normalized_shape, norm.eps]
     return found
 
 

@@ -1,16 +1,21 @@
 """The ViewCrafter UNet against recordings of the original one."""
 
-import json
-
 import pytest
 import torch
 from diffusers.models.resnet import TemporalConvLayer
 from torch import nn
 
 from guidedvd_ns.priors.viewcrafter.blocks import TemporalConv
-from guidedvd_ns.priors.viewcrafter.keys import origins
 from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
-from tests.priors.recordings import fixture_tensors, original_unet, relative_error, viewcrafter_fixtures
+from tests.priors.recordings import (
+    at_collection,
+    below,
+    fixture_json,
+    fixture_tensors,
+    norms_of,
+    original_unet,
+    relative_error,
+)
 
 TINY = dict(model_channels=32, channel_mult=(1, 2), attention_resolutions=(2, 1), num_head_channels=16, context_dim=32)
 
@@ -25,9 +30,13 @@ def recorded() -> dict[str, torch.Tensor]:
     return fixture_tensors("unet.io")
 
 
-@pytest.mark.parametrize("case", ["split", "repeat"])
+def test_timesteps_are_embedded_as_the_original_embeds_them(unet, recorded):
+    assert relative_error(unet.time_proj(recorded["temb/timesteps"]), recorded["temb/embedding"]) < 1e-5
+
+
+@pytest.mark.parametrize("case", at_collection(lambda: list(fixture_json("unet")["cases"])))
 def test_output_and_gradient_match_the_original(unet, recorded, case):
-    io = {name.removeprefix(case + "/"): value for name, value in recorded.items() if name.startswith(case)}
+    io = below(recorded, case + "/")
     x = io["x"].clone().requires_grad_(True)
     out = unet(x, io["timesteps"], io["context"], io["fs"])
     assert relative_error(out, io["out"]) < 1e-5
@@ -64,15 +73,7 @@ def test_every_block_matches_the_original(unet, recorded):
 
 
 def test_every_norm_is_the_original_one(unet):
-    expected = json.loads((viewcrafter_fixtures() / "unet.json").read_text())["norms"]
-    modules = dict(unet.named_modules())
-    ours = {origin.key: name for name, origin in origins("unet", unet.state_dict()).items()}
-    kinds = (nn.GroupNorm, nn.LayerNorm)
-    assert sum(isinstance(module, kinds) for module in modules.values()) == len(expected)
-    for name, (kind, size, eps) in expected.items():
-        norm = modules[ours[name + ".weight"].removesuffix(".weight")]
-        width = norm.num_groups if isinstance(norm, nn.GroupNorm) else norm.normalized_shape[0]
-        assert (type(norm).__name__, width, norm.eps) == (kind, size, eps), name
+    assert norms_of("unet", unet) == fixture_json("unet")["norms"]
 
 
 def randomised(**config) -> ViewCrafterUNet:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from guidedvd_ns.data.guidedvd_dataparser import GuidedVDDataParserConfig
 from guidedvd_ns.generation import GenerationSettings, InlineGenerator
+from guidedvd_ns.guidance import GuidanceApproximation
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.point_render import PointCloud
 from guidedvd_ns.priors.base import Memory, SamplerOverrides
@@ -60,6 +61,8 @@ class GuidedVDDataManagerConfig(FullImageDatamanagerConfig):
     """Perceptual term of the guidance loss, on known pixels."""
     guidance_perceptual_weight: float = 1e-4
     """Weight of that term (l_perc)."""
+    approximation: GuidanceApproximation = field(default_factory=GuidanceApproximation)
+    """Cheaper gradients of the guidance; the defaults are exact."""
     hole_threshold: float = 0.9
     """Guide opacity (eta_mask) below which a pixel is left to the prior."""
     trajectories: TrajectoryConfig = field(default_factory=TrajectoryConfig)
@@ -214,6 +217,7 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
             guided=config.guidance,
             perceptual=config.guidance_perceptual,
             perceptual_weight=config.guidance_perceptual_weight,
+            approximation=config.approximation,
             # Without guidance nothing makes a sequence agree, and the ablation is about just that.
             min_agreement=config.min_agreement if config.guidance else 0.0,
             known_from_guide=config.known_from_guide,

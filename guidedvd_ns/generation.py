@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from guidedvd_ns.guidance import EXACT, GuidanceApproximation, sample_guided
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.metrics import masked_psnr
 from guidedvd_ns.point_render import PointCloud
@@ -33,6 +34,7 @@ class GenerationSettings:
     guided: bool = True
     perceptual: str = "none"
     perceptual_weight: float = 1e-4
+    approximation: GuidanceApproximation = EXACT
     min_agreement: float = 0.0
     known_from_guide: bool = False
 
@@ -65,18 +67,9 @@ class InlineGenerator:
         """Generate with `prior`, grounded on `guide`; the prior is shown `points` if given, else the guide's renders.
 
         Raises:
-            ValueError: if sequences would be too short, or the prior cannot sample one of the sizes.
+            ValueError: if `settings` contradict each other or cannot be met by the prior.
         """
-        if prior.settings.num_frames < 2:
-            raise ValueError(
-                "--pipeline.datamanager.sampler.num-frames must be at least 2: frame 0 is the photograph itself."
-            )
-        for size in settings.sizes:
-            if min(size) < 1 or any(side % prior.size_multiple for side in size):
-                raise ValueError(
-                    f"--pipeline.datamanager.sampling-sizes has {size[0]}x{size[1]}, but this prior samples multiples"
-                    f" of {prior.size_multiple} only."
-                )
+        _check_settings(prior, settings)
         self.prior = prior
         self.guide = guide
         self.settings = settings
@@ -144,8 +137,6 @@ class InlineGenerator:
         condition: tuple[Tensor, Tensor] | None,
         draws: torch.Generator,
     ) -> Generator[Any, None, Tensor]:
-        from guidedvd_ns.guidance import sample_guided
-
         settings = self.settings
         return sample_guided(
             self.prior,
@@ -159,6 +150,7 @@ class InlineGenerator:
             width=target.shape[2],
             perceptual=_perceptual(settings.perceptual, target.device),
             perceptual_weight=settings.perceptual_weight,
+            approximation=settings.approximation,
         )
 
     def advance(self, steps: int = 1) -> None:
@@ -251,6 +243,25 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
         return images
     moved = images.movedim(-1, 1)
     return F.interpolate(moved, size, mode="bilinear", antialias=True).clamp(0, 1).movedim(1, -1)
+
+
+def _check_settings(prior: VideoPrior, settings: GenerationSettings) -> None:
+    """Raise ValueError for what would fail, or be ignored, when the first sequence is sampled."""
+    if prior.settings.num_frames < 2:
+        raise ValueError(
+            "--pipeline.datamanager.sampler.num-frames must be at least 2: frame 0 is the photograph itself."
+        )
+    for size in settings.sizes:
+        if min(size) < 1 or any(side % prior.size_multiple for side in size):
+            raise ValueError(
+                f"--pipeline.datamanager.sampling-sizes has {size[0]}x{size[1]}, but this prior samples multiples"
+                f" of {prior.size_multiple} only."
+            )
+    if settings.approximation.space == "latents" and settings.perceptual != "none":
+        raise ValueError(
+            "Guidance in latent space has no perceptual term: give --pipeline.datamanager.guidance-perceptual none, or"
+            " --pipeline.datamanager.approximation.space pixels."
+        )
 
 
 def _perceptual(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:

@@ -13,6 +13,7 @@ import tyro
 from nerfstudio.plugins.types import MethodSpecification
 
 from guidedvd_ns.config import GuidedVDTrainerConfig, guidedvd_splat, guidedvd_splat_reference
+from guidedvd_ns.guidance import GuidanceApproximation
 from guidedvd_ns.model import GuidedVDSplatModelConfig
 from guidedvd_ns.pipeline import GuidedVDPipelineConfig
 from guidedvd_ns.priors.base import SamplerOverrides
@@ -148,6 +149,7 @@ def test_methods_share_no_object_that_a_command_line_changes():
 def test_every_switch_answers_at_the_command_line():
     arguments = "--pipeline.datamanager.sampler.num-steps 7 --pipeline.datamanager.memory low".split()
     arguments += "--pipeline.datamanager.sampling-sizes 64 96 64 128 --pipeline.datamanager.condition points".split()
+    arguments += "--pipeline.datamanager.approximation.every 2".split()
     arguments += "--pipeline.guide-fraction 0.3 --pipeline.datamanager.trajectories.strategy random".split()
     arguments += "--pipeline.model.perceptual none --pipeline.datamanager.guidance False".split()
     arguments += (
@@ -164,6 +166,7 @@ def test_every_switch_answers_at_the_command_line():
     assert config.pipeline.datamanager.dataparser.train_views == 6
     assert config.pipeline.datamanager.sampler == SamplerOverrides(num_steps=7)
     assert config.pipeline.datamanager.sampling_sizes == ((64, 96), (64, 128))
+    assert config.pipeline.datamanager.approximation == GuidanceApproximation(every=2)
     assert (config.pipeline.datamanager.memory, config.pipeline.datamanager.condition) == ("low", "points")
 
 
@@ -198,7 +201,13 @@ def test_config_imports_nothing_heavy():
 
 def test_every_field_of_our_configs_is_documented():
     datamanager = type(guidedvd_splat.config.pipeline.datamanager)
-    for config in (GuidedVDSplatModelConfig, GuidedVDPipelineConfig, datamanager, SamplerOverrides):
+    for config in (
+        GuidedVDSplatModelConfig,
+        GuidedVDPipelineConfig,
+        datamanager,
+        SamplerOverrides,
+        GuidanceApproximation,
+    ):
         for field in dataclasses.fields(config):
             if field.name != "_target" and field.name in config.__annotations__:
                 assert tyro._docstrings.get_field_docstring(config, field.name, ()), f"{config.__name__}.{field.name}"

@@ -14,6 +14,7 @@ from guidedvd_ns.generation import (
     sampling_size,
     score_sequence,
 )
+from guidedvd_ns.guidance import GuidanceApproximation
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.point_render import PointCloud
 from guidedvd_ns.sequences import GeneratedSequence
@@ -93,6 +94,14 @@ def test_settings_that_cannot_be_sampled_are_refused_at_once():
         _generator(sizes=((24, 32), (24, 30)))
     with pytest.raises(ValueError, match="sampler.num-frames must be at least 2"):
         _generator(prior=GreyPrior(num_frames=1))
+    with pytest.raises(ValueError, match="latent space has no perceptual term"):
+        _generator(perceptual="vgg19", approximation=GuidanceApproximation(space="latents"))
+
+
+def test_guidance_is_approximated_as_asked():
+    exact, seldom = _sample(_generator()), _sample(_generator(approximation=GuidanceApproximation(every=5)))
+    free = _sample(_generator(guided=False))
+    assert exact.scores.agreement > seldom.scores.agreement + 0.5 > free.scores.agreement + 0.5
 
 
 def test_portrait_photographs_are_sampled_upright():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from guidedvd_ns.priors import Memory, load_prior
+from guidedvd_ns.priors import Memory, SamplerOverrides, load_prior
 from guidedvd_ns.priors.choice import BUNDLED, find_prior, viewcrafter_folder
 from tests.scenes import write_prior
 
@@ -130,6 +130,14 @@ def test_a_prior_on_the_hub_is_fetched_without_anything_that_could_be_unpickled(
     prior = load_prior("somebody/viewcrafter-bf16", "cpu", memory="low")
     assert prior.settings.num_frames == 4 and prior.memory == "low"
     assert asked == [("somebody/viewcrafter-bf16", "model_index.json")]
+
+
+def test_settings_that_the_network_cannot_follow_are_refused(tmp_path):
+    prior = load_prior(write_prior(tmp_path / "tiny"), "cpu")
+    prior.override(SamplerOverrides(num_steps=9))
+    assert prior.settings.num_steps == 9 and prior.settings.num_frames == 4
+    with pytest.raises(ValueError, match="`cfg_scale` is 3"):
+        prior.override(SamplerOverrides(cfg_scale=3.0))
 
 
 def test_a_prior_on_the_hub_that_cannot_be_had_is_one_sentence(monkeypatch):

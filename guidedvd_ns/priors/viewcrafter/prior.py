@@ -16,7 +16,7 @@ from diffusers.utils.import_utils import is_accelerate_available
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from guidedvd_ns.priors.base import Memory, Prediction, SamplerSettings, VideoPrior, rms
+from guidedvd_ns.priors.base import Memory, Prediction, SamplerOverrides, SamplerSettings, VideoPrior, rms
 from guidedvd_ns.priors.viewcrafter.blocks import Checkpointed, TransformerBlock
 from guidedvd_ns.priors.viewcrafter.conditioning import (
     Conditioning,
@@ -306,6 +306,11 @@ class ViewCrafterPrior(VideoPrior):
     ) -> Tensor:  # [1, C, L, h, w]
         """The mode of the posterior of each frame."""
         return encode_frames(self.vae, frames.to(self.device), sample_posterior=False).transpose(0, 1)[None]
+
+    def override(self, overrides: SamplerOverrides) -> None:
+        """Take over the settings that a user set; raises ValueError where the network cannot follow them."""
+        super().override(overrides)
+        self._check_components()
 
     def set_memory(self, memory: Memory) -> None:
         """Choose how much of a guided step is kept for its backward pass, and how much computed again.

@@ -24,8 +24,10 @@ class GuidedVDSplatModelConfig(SplatfactoModelConfig):
     """Splatfacto with the settings of GuidedVD-3DGS. Step counts are for a phase of 10 000 steps and scale with it."""
 
     _target: type = field(default_factory=lambda: GuidedVDSplatModel)
-    background_color: Literal["random", "black", "white"] = "black"
-    """Background of the renders; the method needs black: holes of the guide are conditions of the prior."""
+    background_color: Literal["random", "black", "white"] = "random"
+    """Background of the renders in training. Over a fixed one dark detail is fitted by half-transparent Gaussians, and
+    the guide's opacity no longer tells what is known; over a new one in every step a photographed surface has to become
+    opaque. Everything else (guide, evaluation, viewer) is over black. The authors train over black."""
     num_downscales: int = 0
     """Image pyramid levels at the start of training; the method uses none."""
     sh_degree: int = 0
@@ -171,6 +173,12 @@ class GuidedVDSplatModel(SplatfactoModel):
             outputs["background"] = background.expand(*rgb.shape)
             outputs.update(self._guide_outputs(camera))
         return outputs
+
+    def _get_background_color(self) -> Tensor:
+        """The parent's, but over black wherever a random one is not drawn."""
+        if self.config.background_color == "random" and not self.training:
+            return torch.zeros(3, device=self.device)
+        return super()._get_background_color()
 
     def _optimized(self, camera: Cameras) -> Cameras:
         """The camera with the camera optimizer's correction (training, input views only)."""

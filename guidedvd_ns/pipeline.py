@@ -136,10 +136,10 @@ class GuidedVDPipeline(VanillaPipeline):
             self.folder.bring_from(resumed.parent)
         if self._generates(schedule):
             background = self.gaussians.config.background_color
-            if background != "black":
+            if background == "white":
                 raise ValueError(
-                    f"--pipeline.model.background-color is {background}, but generated views are over black: "
-                    "leave it at black, or switch generation off with --pipeline.generate False."
+                    "--pipeline.model.background-color is white, but generated views are over black: "
+                    "choose random or black, or switch generation off with --pipeline.generate False."
                 )
             self.datamanager.prepare_generation(self.guide, self.folder)
             self.gaussians.prepare_generated_loss()

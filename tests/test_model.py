@@ -199,3 +199,37 @@ def test_masked_pixels_give_no_gradient():
     sum(losses.values()).backward()
     assert set(losses) == {"main_loss"}
     assert outputs["rgb"].grad.abs().max() == 0
+
+
+def test_a_random_background_is_drawn_in_training_only():
+    model = _model()
+    _optimizers(model)
+    camera = cameras(1)
+    backgrounds = {tuple(model.get_outputs(camera)["background"].tolist()) for _ in range(3)}
+    assert len(backgrounds) == 3
+    seen = model.get_outputs(camera)
+    model.eval()
+    shown = model.get_outputs(camera)
+    assert shown["background"].max() == 0
+    expected = shown["rgb"] + (1 - shown["accumulation"]) * seen["background"]
+    torch.testing.assert_close(seen["rgb"], expected.clamp(0, 1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("background", "is_opaque"), [("random", True), ("black", False)])
+def test_only_a_random_background_makes_dark_surfaces_opaque(background: str, is_opaque: bool):
+    torch.manual_seed(0)
+    model = _model(num_points=150, background_color=background)
+    optimizers = [
+        torch.optim.Adam([model.gauss_params[name]], lr=rate)
+        for name, rate in (("opacities", 5e-2), ("features_dc", 5e-3), ("scales", 2e-2), ("means", 5e-3))
+    ]
+    model.optimizers = dict.fromkeys(PARAMETER_NAMES, optimizers[0])
+    for _ in range(150):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (model.get_outputs(cameras(1))["rgb"] - 0.1).abs().mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    model.eval()
+    known = (model.get_outputs(cameras(1))["accumulation"] >= 0.9).float().mean()
+    assert (known > 0.8) == is_opaque

@@ -4,10 +4,12 @@ from tyro.extras import SubcommandApp
 
 from guidedvd_ns.scripts.benchmarks.prior import benchmark_prior
 from guidedvd_ns.scripts.benchmarks.rasterizer import benchmark_rasterizer
+from guidedvd_ns.scripts.benchmarks.sampler import benchmark_sampler
 
 app = SubcommandApp()
 app.command(name="rasterizer")(benchmark_rasterizer)
 app.command(name="prior")(benchmark_prior)
+app.command(name="sampler")(benchmark_sampler)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from guidedvd_ns.rasterization import camera_matrices
 
-RADIUS = 0.005
-"""Radius of a point's disc as a share of the image's shorter side (1.6 pixels at 320x448)."""
+RADIUS, MAX_RADIUS = 0.005, 0.02
+"""Radius of a point's disc as a share of the image's shorter side: at 320x448 at least 1.6 and at most 6.4 pixels."""
 NEAR = 1e-4
 """Points with a smaller z-depth, in scene units, lie at or behind the camera."""
 OCCLUSION = 0.05
@@ -27,18 +27,19 @@ class PointCloud:
 
     xyz: Tensor  # [N, 3], in scene units
     rgb: Tensor  # [N, 3], in [0, 1]
+    radius: float = RADIUS
+    """Radius of a point's disc, as a share of the image's shorter side."""
 
     def render(
         self,
         cameras: Cameras,  # [L] pinholes
         size: tuple[int, int],  # height and width; images are stretched to it
-        radius: float = RADIUS,
     ) -> tuple[Tensor, Tensor]:  # [L, height, width, 3] in [0, 1], black in holes, and [L, height, width, 1] bool
         """Images of the cloud and where they show a point; of several points in a pixel the closest one counts."""
         colours = torch.cat([self.rgb, self.rgb.new_zeros(1, 3)])
         images, covered = [], []
         for viewmat, intrinsics in _matrices(cameras, size, self.xyz.device):
-            buffer = _z_buffer(self.xyz, viewmat, intrinsics, size, radius)
+            buffer = _z_buffer(self.xyz, viewmat, intrinsics, size, self.radius)
             hit = buffer != _EMPTY
             # The row after the last point is the colour of holes.
             images.append(colours[torch.where(hit, buffer & 0xFFFFFFFF, len(self.rgb))].reshape(*size, 3))
@@ -49,15 +50,27 @@ class PointCloud:
         self,
         camera: Cameras,  # [1] pinhole
         size: tuple[int, int],  # height and width at which occlusion is decided
-        radius: float = RADIUS,
     ) -> PointCloud:
-        """The points that the camera sees: inside its image, and not behind others."""
+        """The points that the camera sees: inside its image, and not behind others.
+
+        Their radius follows their density: surfaces of a sparse cloud shall look as closed as those of the dense ones
+        that ViewCrafter knows, and hide what is behind them.
+        """
         ((viewmat, intrinsics),) = _matrices(camera, size, self.xyz.device)
         index, _, pixel, depth = _project(self.xyz, viewmat, intrinsics, size, margin=0)
-        buffer = _z_buffer(self.xyz, viewmat, intrinsics, size, radius)
+        buffer = _z_buffer(self.xyz, viewmat, intrinsics, size, closing_radius(len(index), size))
         closest = (buffer[pixel[:, 1] * size[1] + pixel[:, 0]] >> 32).int().view(torch.float32)
         index = index[depth <= closest * (1 + OCCLUSION)]
-        return PointCloud(self.xyz[index], self.rgb[index])
+        return replace(self, xyz=self.xyz[index], rgb=self.rgb[index], radius=closing_radius(len(index), size))
+
+
+def closing_radius(count: int, size: tuple[int, int]) -> float:
+    """The mean distance of `count` points in an image, within bounds, as a share of its shorter side.
+
+    Discs of that radius around points at random places cover 1 - exp(-pi), 96 %, of the image.
+    """
+    spacing = math.sqrt(size[0] * size[1] / max(count, 1)) / min(size)
+    return min(max(spacing, RADIUS), MAX_RADIUS)
 
 
 def _matrices(cameras: Cameras, size: tuple[int, int], device: torch.device) -> list[tuple[Tensor, Tensor]]:

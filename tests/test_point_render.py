@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from guidedvd_ns.point_render import PointCloud
+from guidedvd_ns.point_render import MAX_RADIUS, RADIUS, PointCloud, closing_radius
 from tests.scenes import cameras
 
 RED, GREEN = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
@@ -36,13 +37,13 @@ def _join(*clouds: PointCloud) -> PointCloud:
 
 def _covered(cloud: PointCloud, view: Cameras, size: tuple[int, int] = SIZE, radius: float = 0.0) -> Tensor:
     """Columns and rows of the covered pixels of one camera, [M, 2]."""
-    _, covered = cloud.render(view, size, radius)
+    _, covered = replace(cloud, radius=radius).render(view, size)
     return covered[0, :, :, 0].nonzero().flip(-1)
 
 
 def test_a_point_lands_in_the_pixel_of_its_projection():
     cloud = _cloud((_in_pixel(20.7, 5.2, 2.0), RED))
-    image, covered = cloud.render(cameras(), SIZE, radius=0.0)
+    image, covered = cloud.render(cameras(), SIZE)
     assert image.shape == (1, 24, 32, 3) and covered.dtype == torch.bool
     assert _covered(cloud, cameras()).tolist() == [[20, 5]]
     assert image[0, 5, 20].tolist() == [1, 0, 0] and image.sum() == 1
@@ -50,7 +51,7 @@ def test_a_point_lands_in_the_pixel_of_its_projection():
 
 def test_each_camera_and_each_size_has_its_own_projection():
     cloud = _cloud((_in_pixel(20.5, 12.5, 2.0), RED))
-    _, covered = cloud.render(cameras(3), SIZE, radius=0.0)
+    _, covered = cloud.render(cameras(3), SIZE)
     # Cameras stand 0.1 apart: at depth 2 and focal length 32 that is 1.6 pixels.
     assert covered[..., 0].nonzero()[:, 2].tolist() == [20, 18, 17]
     assert _covered(cloud, cameras(), (48, 32)).tolist() == [[20, 25]]
@@ -83,7 +84,7 @@ def test_discs_reach_into_the_image_from_outside_and_end_at_its_border():
 
 def test_what_lies_behind_the_camera_or_at_it_is_not_seen():
     cloud = _cloud(((0.0, 0.0, 1.0), RED), ((0.0, 0.0, 0.0), RED), ((0.0, 0.0, -1.0), GREEN))
-    image, covered = cloud.render(cameras(), SIZE, radius=0.0)
+    image, covered = cloud.render(cameras(), SIZE)
     assert covered.sum() == 1 and image.sum() == 1 and image[..., 1].sum() == 1
 
 
@@ -109,11 +110,27 @@ def test_only_points_that_the_view_sees_are_kept():
     assert torch.equal(seen.xyz, torch.cat([near.xyz, far.xyz.reshape(24, 32, 3)[:, 16:].reshape(-1, 3)]))
 
 
+def test_discs_of_points_at_random_places_close_the_image():
+    generator = torch.Generator().manual_seed(0)
+    places = torch.rand(4000, 2, generator=generator) * torch.tensor([32.0, 24.0])
+    xyz = torch.tensor([_in_pixel(x, y, 2.0) for x, y in places.tolist()])
+    seen = PointCloud(xyz, torch.ones_like(xyz)).seen_from(cameras(), (240, 320))
+    assert len(seen.xyz) == 4000 and RADIUS < seen.radius < MAX_RADIUS
+    _, covered = seen.render(cameras(), (240, 320))
+    assert covered.float().mean().item() == pytest.approx(1 - math.exp(-math.pi), abs=0.02)
+
+
+def test_radius_follows_density_within_bounds():
+    assert closing_radius(10, (320, 448)) == MAX_RADIUS and closing_radius(0, (320, 448)) == MAX_RADIUS
+    assert closing_radius(320 * 448, (320, 448)) == RADIUS
+    assert closing_radius(10_000, (320, 448)) * 320 == pytest.approx(math.sqrt(320 * 448 / 10_000))
+
+
 def test_a_slanted_surface_does_not_hide_itself():
     row, column = torch.meshgrid(torch.arange(24) + 0.5, torch.arange(32) + 0.5, indexing="ij")
     depth = 1 + column / 32
     xyz = torch.stack([(column - 16) / 32 * depth, -(row - 12) / 32 * depth, -depth], dim=-1).reshape(-1, 3)
-    seen = PointCloud(xyz, torch.ones_like(xyz)).seen_from(cameras(), SIZE, radius=1.5 / 24)
+    seen = PointCloud(xyz, torch.ones_like(xyz)).seen_from(cameras(), SIZE)
     assert len(seen.xyz) > 0.98 * len(xyz)
 
 

@@ -52,6 +52,8 @@ class Frame:
     lens: Lens = "perspective"
     distortion: tuple[float, ...] = ()
     """OpenCV's order: k1 k2 p1 p2 k3 k4 k5 k6, or k1 k2 k3 k4 for a fisheye. Empty: an ideal pinhole."""
+    depth_path: Optional[Path] = None
+    """Measured z-depth through the same lens, of any size: an image of whole numbers or an .npy, 0 where unknown."""
 
     def resized(self, width: int, height: int) -> "Frame":
         """The same view sampled with `width` x `height` pixels."""
@@ -72,10 +74,14 @@ class Capture:
     """Names of frames that the capture itself reserves for `train`, `val` and `test`."""
     load_points: Callable[[Sequence[str]], Optional[PointCloud]] = lambda input_names: None
     """Reads the points that may be known when only the named input views are; None where the capture has no points."""
+    points_source: str = "capture"
+    """What these points are called: "capture", or another word where not all of them are seen by input views."""
     applied_transform: Optional[np.ndarray] = None  # [3, 4]
     """Takes the coordinates of the original reconstruction to the capture's, where the two differ."""
     applied_scale: float = 1.0
     orientation_override: Optional[str] = None
+    depth_unit: float = 1e-3
+    """Length of 1 in the files of depths, in the units of the capture."""
 
 
 def natural_order(name: str) -> list:

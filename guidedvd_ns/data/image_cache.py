@@ -1,5 +1,7 @@
 """Photographs as training can use them: checked against their cameras, undistorted and resized once, kept on disk.
 
+`downscale` resizes before the lens is undone, which is quick; `max_width` after it, which is how benchmarks do it.
+
 Nothing is written into the user's folders, and an image that needs neither step is used where it lies.
 """
 
@@ -10,14 +12,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
+from typing import BinaryIO, Optional
 
+import cv2
 import numpy as np
 from PIL import Image
 from rich.progress import track
 
 from guidedvd_ns.data.captures import Frame
-from guidedvd_ns.data.undistort import undistort_image, undistort_mask, undistorted_camera
+from guidedvd_ns.data.undistort import undistort_depth, undistort_image, undistort_mask, undistorted_camera
 
 _VERSION = 1
 """Part of every cached name: raised when what is written changes."""
@@ -25,11 +28,15 @@ _MODES = ("L", "RGB", "RGBA")
 _WORKERS = 4
 
 
-def prepare_frames(frames: Sequence[Frame], folder: Path, cache: Path, downscale: int) -> list[Frame]:
-    """`frames` as pinhole views without distortion, each of the size of its image, `downscale` times smaller.
+def prepare_frames(
+    frames: Sequence[Frame], folder: Path, cache: Path, downscale: int = 1, max_width: Optional[int] = None
+) -> list[Frame]:
+    """`frames` as pinhole views without distortion, each of the size of its image.
 
-    Images of `images_N` beside `images` are used for `downscale` N where they fit; others are resized here. Where any
-    frame has a mask, those without one get a mask that excludes nothing, since nerfstudio wants all masks or none.
+    They are `downscale` times smaller, and once undistorted no wider than `max_width`. Images of `images_N` beside
+    `images` are used for `downscale` N where they fit; others are resized here. Where any frame has a mask, those
+    without one get a mask that excludes nothing, since nerfstudio wants all masks or none. Depths are undistorted, but
+    keep their own size where there is nothing to undistort; one whose file does not exist becomes None.
 
     Raises:
         FileNotFoundError: an image or a mask is missing.
@@ -37,7 +44,7 @@ def prepare_frames(frames: Sequence[Frame], folder: Path, cache: Path, downscale
     """
     masked = any(frame.mask_path is not None for frame in frames)
     cache = cache / f"{folder.resolve().name or 'capture'}-{_digest(folder.resolve())}"
-    plans = [_Plan(frame, folder, cache, downscale) for frame in frames]
+    plans = [_Plan(frame, folder, cache, downscale, max_width) for frame in frames]
     writes = [write for plan in plans for write in plan.missing_files(masked)]
     if writes:
         cache.mkdir(parents=True, exist_ok=True)
@@ -65,18 +72,22 @@ def open_image(path: Path) -> Image.Image:
 class _Plan:
     """What has to be done to one frame, and where its results are."""
 
-    def __init__(self, frame: Frame, folder: Path, cache: Path, downscale: int) -> None:
+    def __init__(self, frame: Frame, folder: Path, cache: Path, downscale: int, max_width: Optional[int]) -> None:
         self._source = frame
         image_path, size, mode = _choose_image(frame, folder, downscale)
         self._sampled = replace(frame.resized(*size), image_path=image_path)
-        self._camera = undistorted_camera(self._sampled)
-        self._reshaped = bool(frame.distortion) or size != (frame.width, frame.height)
-        rewritten = bool(frame.distortion) or mode not in _MODES or image_path == frame.image_path and self._reshaped
+        self._camera = _no_wider(undistorted_camera(self._sampled), max_width)
+        final_size = (self._camera.width, self._camera.height)
+        self._reshaped = bool(frame.distortion) or final_size != (frame.width, frame.height)
+        rewritten = bool(frame.distortion) or mode not in _MODES or final_size != size
+        rewritten |= image_path == frame.image_path and self._reshaped
         self._image_path = self._cached(cache, image_path) if rewritten else image_path
         self._mask_path = self._mask_target(cache)
+        self._depth_path = self._depth_target(cache)
 
     def result(self, masked: bool) -> Frame:
-        return replace(self._camera, image_path=self._image_path, mask_path=self._mask_path if masked else None)
+        mask_path = self._mask_path if masked else None
+        return replace(self._camera, image_path=self._image_path, mask_path=mask_path, depth_path=self._depth_path)
 
     def missing_files(self, masked: bool) -> list[Callable[[], None]]:
         writes = []
@@ -84,13 +95,16 @@ class _Plan:
             writes.append(self._write_image)
         if masked and not self._mask_path.is_file():
             writes.append(self._write_mask)
+        if self._depth_path is not None and not self._depth_path.is_file():
+            writes.append(self._write_depth)
         return writes
 
-    def _cached(self, cache: Path, source: Path) -> Path:
+    def _cached(self, cache: Path, source: Path, suffix: str = ".png") -> Path:
         camera, status = self._sampled, source.stat()
         lens = (camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy, camera.lens, camera.distortion)
-        key = _digest(source.resolve(), status.st_mtime_ns, status.st_size, *lens)
-        return cache / f"{source.stem}-{key}.png"
+        final_size = (self._camera.width, self._camera.height)
+        key = _digest(source.resolve(), status.st_mtime_ns, status.st_size, *lens, *final_size)
+        return cache / f"{source.stem}-{key}{suffix}"
 
     def _mask_target(self, cache: Path) -> Path:
         path = self._source.mask_path
@@ -101,23 +115,52 @@ class _Plan:
             usable = mask.mode in ("1", "L") and not self._reshaped
         return path if usable else self._cached(cache, path)
 
+    def _depth_target(self, cache: Path) -> Optional[Path]:
+        path = self._source.depth_path
+        if path is None or not path.is_file():
+            return None
+        return self._cached(cache, path, ".npy") if self._source.distortion else path
+
     def _write_image(self) -> None:
         with open_image(self._sampled.image_path) as image:
             usable = image if image.mode in _MODES else image.convert("RGB")
             size = (self._sampled.width, self._sampled.height)
             pixels = np.asarray(usable if image.size == size else usable.resize(size, Image.Resampling.LANCZOS))
-        _write_png(undistort_image(pixels, self._sampled), self._image_path)
+        undistorted = Image.fromarray(undistort_image(pixels, self._sampled))
+        final_size = (self._camera.width, self._camera.height)
+        if undistorted.size != final_size:
+            undistorted = undistorted.resize(final_size, Image.Resampling.BICUBIC)
+        _write_png(undistorted, self._image_path)
 
     def _write_mask(self) -> None:
         camera = self._sampled
         if self._source.mask_path is None:
-            _write_png(np.full((self._camera.height, self._camera.width), 255, np.uint8), self._mask_path)
+            _write_png(Image.new("L", (self._camera.width, self._camera.height), 255), self._mask_path)
             return
         with open_image(self._source.mask_path) as mask:
             # Any non-zero colour counts, as in a mask of one channel.
             counts = np.asarray(mask.convert("RGB")).any(axis=-1)
         resized = Image.fromarray(counts).resize((camera.width, camera.height), Image.Resampling.NEAREST)
-        _write_png(undistort_mask(np.asarray(resized), camera), self._mask_path)
+        mask = Image.fromarray(undistort_mask(np.asarray(resized), camera))
+        final_size = (self._camera.width, self._camera.height)
+        if mask.size != final_size:
+            mask = mask.resize(final_size, Image.Resampling.BOX).point(lambda value: 255 if value == 255 else 0)
+        _write_png(mask, self._mask_path)
+
+    def _write_depth(self) -> None:
+        source, target = self._source.depth_path, self._depth_path
+        assert source is not None and target is not None
+        depth = np.load(source) if source.suffix == ".npy" else cv2.imread(str(source), cv2.IMREAD_ANYDEPTH)
+        if depth is None or depth.ndim != 2:
+            raise ValueError(f"{source} holds no depths [H, W] that can be read; replace it or remove its entry.")
+        _write(target, lambda file: np.save(file, undistort_depth(depth.astype(np.float32), self._sampled)))
+
+
+def _no_wider(frame: Frame, max_width: Optional[int]) -> Frame:
+    """`frame` scaled down to `max_width`, its height rounded down."""
+    if max_width is None or frame.width <= max_width:
+        return frame
+    return frame.resized(max_width, max(frame.height * max_width // frame.width, 1))
 
 
 def _choose_image(frame: Frame, folder: Path, downscale: int) -> tuple[Path, tuple[int, int], str]:
@@ -154,7 +197,12 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(repr((_VERSION, *map(str, parts))).encode()).hexdigest()[:16]
 
 
-def _write_png(pixels: np.ndarray, path: Path) -> None:
+def _write_png(image: Image.Image, path: Path) -> None:
+    _write(path, lambda file: image.save(file, format="PNG", compress_level=1))
+
+
+def _write(path: Path, save: Callable[[BinaryIO], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
+    with temporary.open("wb") as file:
+        save(file)
     os.replace(temporary, path)

@@ -47,15 +47,31 @@ def undistort_image(
     """`image`, taken by `frame`, as its undistorted camera sees it (bilinear)."""
     if not frame.distortion:
         return image
-    pinhole, (x, y, width, height) = _pinhole(frame)
-    matrix, coefficients = _opencv_matrix(frame), np.array(frame.distortion, dtype=np.float64)
     if frame.lens == "fisheye":
-        size = (frame.width, frame.height)
-        maps = cv2.fisheye.initUndistortRectifyMap(matrix, coefficients, np.eye(3), pinhole, size, cv2.CV_32FC1)
+        maps, (x, y, width, height) = _maps(frame)
         undistorted = cv2.remap(image, *maps, interpolation=cv2.INTER_LINEAR)
     else:
+        # Its maps are rounded to 1/32 pixel; nerfstudio calls it, and its pixels are wanted.
+        pinhole, (x, y, width, height) = _pinhole(frame)
+        matrix, coefficients = _opencv_matrix(frame), np.array(frame.distortion, dtype=np.float64)
         undistorted = cv2.undistort(image, matrix, coefficients, None, pinhole)
     return undistorted[y : y + height, x : x + width]
+
+
+def undistort_depth(
+    depth: np.ndarray,  # [h, w] of any size
+    frame: Frame,
+) -> np.ndarray:  # of the size of undistorted_camera(frame) where there is a distortion, else `depth`
+    """z-depths as the undistorted camera sees them: those of the nearest pixels, 0 where the lens saw nothing.
+
+    The camera only changes its lens, neither its place nor its axes, so the numbers stay what they are.
+    """
+    if not frame.distortion:
+        return depth
+    size = (frame.width, frame.height)
+    maps, (x, y, width, height) = _maps(frame)
+    resized = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+    return cv2.remap(resized, *maps, interpolation=cv2.INTER_NEAREST)[y : y + height, x : x + width]
 
 
 def undistort_mask(
@@ -70,6 +86,15 @@ def undistort_mask(
 def _opencv_matrix(frame: Frame) -> np.ndarray:
     """Intrinsics [3, 3]; OpenCV counts the principal point from the centre of the first pixel."""
     return np.array([[frame.fx, 0.0, frame.cx - 0.5], [0.0, frame.fy, frame.cy - 0.5], [0.0, 0.0, 1.0]])
+
+
+def _maps(frame: Frame) -> tuple[tuple[np.ndarray, np.ndarray], tuple[int, int, int, int]]:
+    """Where each pixel of the undistorted image comes from, before the crop (x, y, width, height) that is returned."""
+    pinhole, crop = _pinhole(frame)
+    matrix, coefficients = _opencv_matrix(frame), np.array(frame.distortion, dtype=np.float64)
+    make = cv2.fisheye.initUndistortRectifyMap if frame.lens == "fisheye" else cv2.initUndistortRectifyMap
+    columns, rows = make(matrix, coefficients, np.eye(3), pinhole, (frame.width, frame.height), cv2.CV_32FC1)
+    return (columns, rows), crop
 
 
 def _pinhole(frame: Frame) -> tuple[np.ndarray, tuple[int, int, int, int]]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from guidedvd_ns.data.captures import Frame
 from guidedvd_ns.data.image_cache import prepare_frames
-from guidedvd_ns.data.undistort import undistort_image
+from guidedvd_ns.data.undistort import undistort_depth, undistort_image
 
 DISTORTION = (-0.1, 0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
@@ -76,6 +76,41 @@ def test_masks_follow_their_images(tmp_path: Path) -> None:
     masks = [np.asarray(Image.open(one.mask_path)) for one in prepared if one.mask_path is not None]
     assert [mask.shape for mask in masks] == [(one.height, one.width) for one in prepared]
     assert 0.1 < (masks[0] == 0).mean() < 0.5 and (masks[1] == 255).all()
+
+
+def test_a_limit_of_width_applies_to_the_undistorted_image(tmp_path: Path) -> None:
+    frame = make_frame(tmp_path / "in")
+    (whole,) = prepare_frames([frame], tmp_path / "in", tmp_path / "cache")
+    width = whole.width // 2
+    (half,) = prepare_frames([frame], tmp_path / "in", tmp_path / "cache", max_width=width)
+    assert (half.width, half.height) == (width, whole.height * width // whole.width)
+    assert half.fx / half.width == pytest.approx(whole.fx / whole.width)
+    assert half.cy / half.height == pytest.approx(whole.cy / whole.height)
+    with Image.open(whole.image_path) as large, Image.open(half.image_path) as small:
+        expected = large.resize((half.width, half.height), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(np.asarray(small), np.asarray(expected))
+    (same,) = prepare_frames([frame], tmp_path / "in", tmp_path / "cache", max_width=whole.width)
+    assert same == whole
+
+
+def test_depths_are_undistorted_where_there_is_a_distortion(tmp_path: Path) -> None:
+    frame = make_frame(tmp_path / "in")
+    depth = (np.arange(30 * 40).reshape(30, 40) + 1).astype(np.uint16)
+    path = tmp_path / "in" / "depth.png"
+    Image.fromarray(depth).save(path)
+    np.save(path.with_suffix(".npy"), depth)
+    for source in (path, path.with_suffix(".npy")):
+        (prepared,) = prepare_frames([replace(frame, depth_path=source)], tmp_path / "in", tmp_path / "cache")
+        assert prepared.depth_path is not None and prepared.depth_path.is_relative_to(tmp_path / "cache")
+        np.testing.assert_array_equal(np.load(prepared.depth_path), undistort_depth(depth.astype(np.float32), frame))
+    straight = replace(make_frame(tmp_path / "in", "L", distorted=False), depth_path=path)
+    (prepared,) = prepare_frames([straight], tmp_path / "in", tmp_path / "cache")
+    assert prepared.depth_path == path
+    gone = replace(frame, depth_path=tmp_path / "gone.png")
+    assert prepare_frames([gone], tmp_path / "in", tmp_path / "cache")[0].depth_path is None
+    path.write_text("no depth")
+    with pytest.raises(ValueError, match=r"depth\.png holds no depths \[H, W\] that can be read"):
+        prepare_frames([replace(frame, depth_path=path)], tmp_path / "in", tmp_path / "cache")
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.datamanagers.full_images_datamanager import _undistort_image
 
 from guidedvd_ns.data.captures import Frame, Lens
-from guidedvd_ns.data.undistort import undistort_image, undistort_mask, undistorted_camera
+from guidedvd_ns.data.undistort import undistort_depth, undistort_image, undistort_mask, undistorted_camera
 
 WIDTH, HEIGHT = 96, 72
 LENSES: dict[str, tuple[Lens, tuple[float, ...]]] = {
@@ -96,6 +96,21 @@ def test_masked_pixels_never_flow_into_valid_ones(tmp_path) -> None:
     assert 200 < (valid == 0).sum() < 800
     poisoned = np.where(mask > 0, 0.0, 1.0).astype(np.float32)
     assert undistort_image(poisoned, frame)[valid == 255].max() < 1 / 255
+
+
+@pytest.mark.parametrize("lens", ["barrel", "fisheye"])
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_depths_are_those_of_the_nearest_pixels(lens: str, shrink: int, tmp_path) -> None:
+    frame = make_frame(lens, tmp_path)
+    camera = undistorted_camera(frame)
+    # Two surfaces, at 1 and 3, and an edge between them where the lens images x = 0.1.
+    column = distort(frame, np.array([[0.1, 0.0, 1.0]]))[0, 0]
+    depth = np.where(np.arange(WIDTH // shrink) * shrink + 0.5 < column, 1.0, 3.0).astype(np.float32)
+    moved = undistort_depth(np.tile(depth, (HEIGHT // shrink, 1)), frame)
+    assert moved.shape == (camera.height, camera.width)
+    assert set(np.unique(moved[1:-1, 1:-1])) == {1.0, 3.0}  # nothing is mixed at the edge
+    edge = int((moved[int(camera.cy)] == 1.0).sum())
+    assert abs(edge - (camera.fx * 0.1 + camera.cx)) <= shrink
 
 
 def test_an_impossible_lens_is_refused(tmp_path) -> None:

@@ -27,22 +27,16 @@ _NERFSTUDIO_ORDER = ("k1", "k2", "k3", "k4", "p1", "p2")
 def read_transforms_json(path: Path) -> Capture:
     """Reads poses, lenses, masks, splits and the point cloud's place; opens no image whose size the file gives.
 
-    A frame's own intrinsics come before those of the whole file. Depth maps are not read.
+    A frame's own intrinsics come before those of the whole file.
 
     Raises:
         ValueError: the file is not JSON, or an entry is missing or makes no sense; the sentence names it.
     """
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); correct it or write it again.") from error
-    if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list):
-        raise ValueError(f"{path} has no list called frames; it does not describe a capture.")
-
+    meta = load_transforms(path)
     applied_transform = meta.get("applied_transform")
     return Capture(
         folder=path.parent,
-        frames=sorted_frames([_read_frame(entry, meta, path) for entry in meta["frames"]], path),
+        frames=sorted_frames([read_frame(entry, meta, path) for entry in meta["frames"]], path),
         split_names={
             split: [Path(name).as_posix() for name in meta[f"{split}_filenames"]]
             for split in _SPLITS
@@ -54,21 +48,46 @@ def read_transforms_json(path: Path) -> Capture:
         else checked_pose(applied_transform, f"applied_transform in {path}")[:3],
         applied_scale=float(meta.get("applied_scale", 1.0)),
         orientation_override=meta.get("orientation_override"),
+        depth_unit=float(meta.get("depth_unit_scale_factor", 1e-3)),
     )
+
+
+def load_transforms(path: Path) -> dict[str, Any]:
+    """The file as it is.
+
+    Raises:
+        ValueError: it is not JSON, or lists no frames.
+    """
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); correct it or write it again.") from error
+    if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list):
+        raise ValueError(f"{path} has no list called frames; it does not describe a capture.")
+    return meta
 
 
 def _read_points(folder: Path, meta: dict[str, Any]) -> Optional[PointCloud]:
     return read_ply(folder / meta["ply_file_path"]) if meta.get("ply_file_path") else None
 
 
-def _read_frame(entry: Any, meta: dict[str, Any], path: Path) -> Frame:
+def read_frame(
+    entry: Any, meta: dict[str, Any], path: Path, images: Optional[Path] = None, masks: Optional[Path] = None
+) -> Frame:
+    """One of the frames that `meta`, read from `path`, lists.
+
+    Its files are relative to the folders `images` and `masks`, or to that of `path`.
+
+    Raises:
+        ValueError: the entry is incomplete or makes no sense; the sentence names it.
+    """
     if not isinstance(entry, dict) or "file_path" not in entry:
         raise ValueError(f"{path} has a frame without file_path; name its image or remove the frame.")
     name = Path(entry["file_path"]).as_posix()
     where = f"The frame {name} of {path}"
     merged = {**meta, **entry}
     numbers = _numbers(merged, where)
-    image_path = path.parent / name
+    image_path = (images or path.parent) / name
 
     width, height = _size(numbers, image_path)
     fx = _focal_length(numbers, "fl_x", "camera_angle_x", width)
@@ -79,7 +98,7 @@ def _read_frame(entry: Any, meta: dict[str, Any], path: Path) -> Frame:
     return Frame(
         name=name,
         image_path=image_path,
-        mask_path=path.parent / entry["mask_path"] if entry.get("mask_path") else None,
+        mask_path=(masks or path.parent) / entry["mask_path"] if entry.get("mask_path") else None,
         camera_to_world=checked_pose(entry.get("transform_matrix"), where),
         width=width,
         height=height,
@@ -89,6 +108,7 @@ def _read_frame(entry: Any, meta: dict[str, Any], path: Path) -> Frame:
         cy=numbers.get("cy", height / 2),
         lens=lens,
         distortion=_distortion(numbers, merged, lens, where),
+        depth_path=(images or path.parent) / entry["depth_file_path"] if entry.get("depth_file_path") else None,
     )
 
 

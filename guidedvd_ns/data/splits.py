@@ -58,3 +58,19 @@ def _indices(names: Sequence[str], split: str, wanted: Sequence[str]) -> list[in
         if name not in index:
             raise ValueError(f"The {split} views name {name}, which is no frame of the capture; correct or remove it.")
     return sorted({index[name] for name in wanted})
+
+
+def views_by_number(numbers: Sequence[int], available: Sequence[int], where: object) -> list[int]:
+    """Positions in `available` (the numbers of the frames of `where`, in order) of the frames `numbers`, sorted.
+
+    Raises:
+        ValueError: there is no such frame, or fewer than two are named.
+    """
+    position = {number: index for index, number in enumerate(available)}
+    for number in numbers:
+        if number not in position:
+            raise ValueError(f"{where} has no frame {number}, which is to be an input view; correct --input-frames.")
+    views = sorted({position[number] for number in numbers})
+    if len(views) < MIN_INPUT_VIEWS:
+        raise ValueError(f"Only {len(views)} input view is named; a scene needs at least {MIN_INPUT_VIEWS}.")
+    return views

@@ -2,7 +2,7 @@
 
 import pytest
 
-from guidedvd_ns.data.splits import split_views
+from guidedvd_ns.data.splits import split_views, views_by_number
 
 NAMES = [f"{i}.jpg" for i in range(10)]
 
@@ -60,3 +60,11 @@ def test_unknown_frames_and_too_few_views_are_refused() -> None:
         split_views(NAMES[:1], {}, None)
     with pytest.raises(ValueError, match="has 0 input views of 10"):
         split_views(NAMES, {"train": []}, None)
+
+
+def test_numbers_become_positions_in_order() -> None:
+    assert views_by_number((30, 9, 30), [5, 9, 20, 30], "scene") == [1, 3]
+    with pytest.raises(ValueError, match="scene has no frame 6, which is to be an input view"):
+        views_by_number((9, 6), [5, 9], "scene")
+    with pytest.raises(ValueError, match="Only 1 input view is named; a scene needs at least 2"):
+        views_by_number((9, 9), [5, 9], "scene")

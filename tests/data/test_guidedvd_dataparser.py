@@ -350,7 +350,10 @@ def test_imports_in_any_order_and_lightly(modules: tuple[str, str]) -> None:
         f"import sys, {modules[0]}, {modules[1]}\n"
         "from nerfstudio.plugins.registry_dataparser import DataParserSpecification\n"
         "from guidedvd_ns.data.guidedvd_dataparser import guidedvd_data\n"
-        "assert isinstance(guidedvd_data, DataParserSpecification)\n"
+        "from guidedvd_ns.data.replica import guidedvd_replica\n"
+        "from guidedvd_ns.data.scannetpp import guidedvd_scannetpp\n"
+        "for specification in (guidedvd_data, guidedvd_replica, guidedvd_scannetpp):\n"
+        "    assert isinstance(specification, DataParserSpecification)\n"
         "heavy = {'diffusers', 'transformers', 'lpips', 'numba', 'plyfile'} & sys.modules.keys()\n"
         "assert not heavy, heavy"
     )

@@ -93,6 +93,10 @@ class _PartShapes:
             )
         return size
 
+    def found(self, pattern: str) -> int:
+        """How many keys match."""
+        return sum(re.fullmatch(pattern, key) is not None for key in self.shapes)
+
     def indices(self, pattern: str) -> list[int]:
         """What the pattern's group matches in as good as all weights that a layer of this kind has."""
         votes = Counter(int(match[1]) for key in self.shapes if (match := re.match(pattern, key)))
@@ -119,7 +123,8 @@ def _unet(unet: _PartShapes, vae: Mapping[str, Any], text: CLIPTextConfig, facts
         own = "|".join(str(index) for index in blocks[level * per_level : (level + 1) * per_level])
         norms = rf"input_blocks\.(?:{own})\.0\.out_layers\.[03]\.(weight|bias)"
         mults.append(unet.size((norms, 0)) // width)
-        if len(unet.indices(rf"input_blocks\.({own})\.[12]\.")) == per_level:
+        # The two transformers of a block have six of these weights each; half of them tell enough.
+        if unet.found(rf"input_blocks\.(?:{own})\.[12]\.(?:norm|proj_in|proj_out)\.(?:weight|bias)") >= 6 * per_level:
             attended.append(2**level)
     return ViewCrafterUNet(
         in_channels=2 * vae["latent_channels"],

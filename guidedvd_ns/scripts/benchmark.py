@@ -2,6 +2,7 @@
 
 from tyro.extras import SubcommandApp
 
+from guidedvd_ns.scripts.benchmarks.converter import benchmark_converter
 from guidedvd_ns.scripts.benchmarks.prior import benchmark_prior
 from guidedvd_ns.scripts.benchmarks.rasterizer import benchmark_rasterizer
 from guidedvd_ns.scripts.benchmarks.sampler import benchmark_sampler
@@ -10,6 +11,7 @@ app = SubcommandApp()
 app.command(name="rasterizer")(benchmark_rasterizer)
 app.command(name="prior")(benchmark_prior)
 app.command(name="sampler")(benchmark_sampler)
+app.command(name="converter")(benchmark_converter)
 
 
 def main() -> None:

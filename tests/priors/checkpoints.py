@@ -45,6 +45,7 @@ def recorded_facts() -> ViewCrafterFacts:
         projector_head_channels=fixture_json("resampler")["params"]["dim_head"],
         image_size=clip["vision_cfg"]["image_size"],
         image_tokens_per_frame=fixture_json("unet")["image_tokens_per_frame"],
+        queries_per_frame=fixture_json("resampler")["params"]["num_queries"],
         default_fs=fixture_json("unet")["params"]["default_fs"],
         latent_scale=fixture_json("vae")["scale_factor"],
     )

@@ -37,6 +37,8 @@ class ViewCrafterFacts:
     """Pixels a side that the image encoder takes."""
     image_tokens_per_frame: int = 16
     """Image tokens of one frame, where every frame has its own."""
+    queries_per_frame: int = 16
+    """The image projector has a multiple of this many queries."""
     default_fs: int = 10
     """Frame rate that the network is told."""
     latent_scale: float = 0.18215
@@ -209,7 +211,8 @@ def _image_projector(projector: _PartShapes, image: CLIPVisionConfig, facts: Vie
     queries = projector.size((r"layers\.\d+\.0\.norm[12]\.(weight|bias)", 0))
     inner = projector.size((r"layers\.\d+\.0\.to_q\.weight", 0), (r"layers\.\d+\.0\.to_out\.weight", 1))
     feed_forward = projector.size((r"layers\.\d+\.1\.1\.weight", 0), (r"layers\.\d+\.1\.3\.weight", 1))
-    frames = max(round(projector.size((r"latents", 1)) / facts.image_tokens_per_frame), 1)
+    # Only one weight shows the number of queries: a wrong one does not pass where it is rounded.
+    frames = max(round(projector.size((r"latents", 1)) / facts.queries_per_frame), 1)
     return ImageProjector(
         embed_dims=image.hidden_size,
         output_dims=projector.size((r"norm_out\.(weight|bias)", 0), (r"proj_out\.(weight|bias)", 0)),
@@ -217,8 +220,7 @@ def _image_projector(projector: _PartShapes, image: CLIPVisionConfig, facts: Vie
         depth=projector.count(r"layers\.(\d+)\."),
         dim_head=facts.projector_head_channels,
         heads=_heads(inner, facts.projector_head_channels, "projector_head_channels"),
-        # There are as many for every frame, so that a wrong number does not pass for one.
-        num_queries=frames * facts.image_tokens_per_frame,
+        num_queries=frames * facts.queries_per_frame,
         ffn_ratio=feed_forward // queries,
     )
 

@@ -182,7 +182,7 @@ class TransformerBlock(Checkpointed):
         return hidden + self_attention(cast(Attention, self.attn2), self.norm2(hidden))
 
     def _feed_forward(self, hidden: Tensor) -> Tensor:
-        widen, narrow = cast(GEGLU, self.ff.net[0]), self.ff.net[2]
+        widen, narrow = cast(GEGLU, self.ff.net[0]), cast(nn.Linear, self.ff.net[2])
         return hidden + narrow(geglu(widen.proj(self.norm3(hidden))))
 
 
@@ -193,8 +193,8 @@ def self_attention(
     """diffusers' self attention without the options that are not used here, each of which would copy the video."""
     per_head = (*hidden.shape[:2], attention.heads, -1)
     query, key, value = (
-        cast(Tensor, project(hidden)).view(per_head).transpose(1, 2)
-        for project in (attention.to_q, attention.to_k, attention.to_v)
+        project(hidden).view(per_head).transpose(1, 2)
+        for project in cast(tuple[nn.Linear, ...], (attention.to_q, attention.to_k, attention.to_v))
     )
     attended = F.scaled_dot_product_attention(query, key, value)
     return cast(nn.ModuleList, attention.to_out)[0](attended.transpose(1, 2).flatten(2))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from guidedvd_ns.priors.viewcrafter.fused import group_norm, layer, residual_block, upsample
@@ -26,9 +28,9 @@ def decode(
     for attention, block in zip(decoder.mid_block.attentions, decoder.mid_block.resnets[1:], strict=True):
         hidden = _residual(block, cast(Attention, attention)(hidden) if attention is not None else hidden)
     for up_block in cast(nn.ModuleList, decoder.up_blocks):
-        for block in up_block.resnets:
+        for block in cast(nn.ModuleList, up_block.resnets):
             hidden = _residual(block, hidden)
-        for block in up_block.upsamplers or ():
+        for block in cast(Iterable[Upsample2D], up_block.upsamplers or ()):
             hidden = upsample(block, hidden)
     return layer(decoder.conv_out, group_norm(cast(nn.GroupNorm, decoder.conv_norm_out), hidden, silu=True))
 

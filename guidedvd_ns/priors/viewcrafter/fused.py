@@ -16,6 +16,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
 
 
 def uses_kernels(x: Tensor) -> bool:
@@ -26,21 +27,21 @@ def uses_kernels(x: Tensor) -> bool:
 
 def group_norm(
     norm: nn.GroupNorm,
-    hidden: Tensor,  # [N, C, h, w], best in channels-last memory
+    hidden: Tensor,  # [N, C, h, w]
     *,
     silu: bool,
     frames_per_set: int = 1,
-) -> Tensor:  # [N, C, h, w] in channels-last memory
+) -> Tensor:  # [N, C, h, w], by the kernels in channels-last memory
     """Normalise, with statistics over so many consecutive frames together, and apply SiLU where asked for."""
     count, channels, height, width = hidden.shape
-    rows = hidden.permute(0, 2, 3, 1).reshape(count // frames_per_set, -1, channels)
-    if uses_kernels(rows):
-        normed = _GroupNormKernel.apply(rows.contiguous(), norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
-    else:
-        # PyTorch's channels-last form loses a digit on the CPU, so the channels come first here.
-        normed = F.group_norm(rows.transpose(1, 2), norm.num_groups, norm.weight, norm.bias, norm.eps)
-        normed = (F.silu(normed) if silu else normed).transpose(1, 2)
-    return normed.reshape(count, height, width, channels).permute(0, 3, 1, 2)
+    if uses_kernels(hidden):
+        rows = hidden.permute(0, 2, 3, 1).reshape(count // frames_per_set, -1, channels).contiguous()
+        normed = _GroupNormKernel.apply(rows, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
+        return normed.view(count, height, width, channels).permute(0, 3, 1, 2)
+    # Channels first: PyTorch's channels-last form loses a digit on the CPU.
+    video = hidden.contiguous().view(-1, frames_per_set, channels, height * width).transpose(1, 2)
+    normed = F.group_norm(video, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    return (F.silu(normed) if silu else normed).transpose(1, 2).reshape(hidden.shape)
 
 
 class _GroupNormKernel(torch.autograd.Function):
@@ -96,7 +97,7 @@ class _FrozenConv2d(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         (weight,) = ctx.saved_tensors
-        gradient = nn.grad.conv2d_input(ctx.shape, weight, grad, ctx.stride, ctx.padding)
+        gradient = conv2d_input(ctx.shape, weight, grad, ctx.stride, ctx.padding)
         return gradient, None, None, None, None
 
 
@@ -132,7 +133,7 @@ def residual_block(
     block: ResnetBlock2D,
     hidden: Tensor,  # [N, C, h, w]
     activated_embedding: Tensor | None = None,  # [N, E] after SiLU
-) -> Tensor:  # [N, D, h, w] in channels-last memory
+) -> Tensor:  # [N, D, h, w]
     """diffusers' residual block with these layers: SiLU activations, no resampling, no output scale."""
     update = layer(block.conv1, group_norm(block.norm1, hidden, silu=True))
     if activated_embedding is not None and block.time_emb_proj is not None:
@@ -146,7 +147,7 @@ def residual_block(
 def upsample(
     block: Upsample2D,
     hidden: Tensor,  # [N, C, h, w]
-) -> Tensor:  # [N, C, 2h, 2w] in channels-last memory
+) -> Tensor:  # [N, C, 2h, 2w]
     """diffusers' upsampling: repeat each pixel, then a convolution."""
     return layer(cast(nn.Conv2d, block.conv), F.interpolate(hidden, scale_factor=2.0, mode="nearest"))
 

@@ -7,6 +7,9 @@ once; sums are taken in float32. `fused.py` wraps them for autograd and has thei
 A video is `[S, R, C]` here: S sets of statistics, each over R rows (pixels) of C channels in groups.
 """
 
+# pyright: reportArgumentType=false
+# Triton's compile-time arguments take plain numbers.
+
 from __future__ import annotations
 
 import torch

@@ -40,7 +40,7 @@ COMPONENTS = {
 EncodeContext = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Photograph [H, W, 3] in [0, 1] -> conditional and unconditional context, [1, tokens, D] each."""
 
-RECOMPUTE_ABOVE = 8 * 2**20
+RECOMPUTE_ABOVE = 24 * 2**20
 """Bytes of a layer's video above which its cheap parts are computed again in the backward pass."""
 
 

@@ -37,13 +37,13 @@ def random_prior(size: ModelSize, device: torch.device, dtype: torch.dtype, seed
         vae = AutoencoderKL(
             block_out_channels=widths,
             layers_per_block=2,
-            down_block_types=("DownEncoderBlock2D",) * len(widths),
-            up_block_types=("UpDecoderBlock2D",) * len(widths),
+            down_block_types=("DownEncoderBlock2D",) * len(widths),  # pyright: ignore[reportArgumentType]
+            up_block_types=("UpDecoderBlock2D",) * len(widths),  # pyright: ignore[reportArgumentType]
             scaling_factor=0.18215,
         )
     generator = torch.Generator(device).manual_seed(seed)
     for network in (unet, vae):
-        network.to(dtype).to_empty(device=device)  # pyright: ignore[reportCallIssue]
+        nn.Module.to(network, dtype).to_empty(device=device)
         _draw_weights(network, generator)
     # Decoded frames lie around grey, well inside the range that the loss clamps to.
     vae.decoder.conv_out.weight.data.mul_(0.3)

@@ -100,7 +100,7 @@ class SamplerBenchmark:
     """Which to measure; all but the compiled ones by default."""
     calls: int = 10
     """Steps that are timed of each variant, after two that are not."""
-    seconds: float = 8.0
+    seconds: float = 6.0
     """Time for each variant, after which no further step is begun."""
     layers: bool = False
     """Time the layers one by one too, in several forms, at this size and the bundled prior's."""

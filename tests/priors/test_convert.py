@@ -140,7 +140,7 @@ def test_failure_leaves_the_old_prior_and_nothing_else(checkpoint, tmp_path, mon
     folder = tmp_path / "priors" / "prior"
     convert_checkpoint(checkpoint, folder, facts=RANDOM_FACTS)
     before = sorted(folder.rglob("*"))
-    monkeypatch.setattr(convert, "_write_description", lambda _folder: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(convert, "write_description", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         convert_checkpoint(checkpoint, folder, overwrite=True, facts=RANDOM_FACTS)
     assert sorted(folder.rglob("*")) == before and list(folder.parent.iterdir()) == [folder]

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +25,7 @@ from guidedvd_ns.priors.viewcrafter.checkpoint import open_checkpoint
 from guidedvd_ns.priors.viewcrafter.context import CONTEXT_COMPONENTS
 from guidedvd_ns.priors.viewcrafter.keys import PREFIXES, origins
 from guidedvd_ns.priors.viewcrafter.layout import check_layout, foreign_buffers
-from guidedvd_ns.priors.viewcrafter.prior import COMPONENTS, ViewCrafterPrior
+from guidedvd_ns.priors.viewcrafter.prior import COMPONENTS, write_description
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
 from guidedvd_ns.priors.viewcrafter.sizes import ViewCrafterFacts, build_parts
 
@@ -88,7 +86,8 @@ def convert_checkpoint(
         _check_space(fresh, parts, dtype)
         _write_parts(checkpoint, fresh, parts, dtype)
         scheduler.save_pretrained(fresh / "scheduler")
-        _write_description(fresh)
+        components = COMPONENTS | CONTEXT_COMPONENTS
+        write_description(fresh, SETTINGS, components, known_mask_channel=False, sample_posterior=True)
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
@@ -182,12 +181,3 @@ def _write_weights(
 def _name_on_disk(part: str, name: str) -> str:
     prefix = PORTABLE_PREFIXES.get(part, "")
     return prefix + name.removeprefix(prefix)
-
-
-def _write_description(folder: Path) -> None:
-    components = COMPONENTS | CONTEXT_COMPONENTS
-    index = {"_class_name": ViewCrafterPrior.__name__, "_diffusers_version": version("diffusers")}
-    index |= {name: [library, component.__name__] for name, (library, component) in components.items()}
-    description = {"settings": asdict(SETTINGS), "known_mask_channel": False, "sample_posterior": True}
-    for name, content in (("model_index.json", index), ("prior.json", description)):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")

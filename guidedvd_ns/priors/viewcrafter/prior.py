@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -143,22 +143,18 @@ class ViewCrafterPrior(VideoPrior):
         self.unet.save_pretrained(fresh / "unet", max_shard_size=max_shard_size)
         self.vae.save_pretrained(fresh / "vae", max_shard_size=max_shard_size)
         self.scheduler.save_pretrained(fresh / "scheduler")
-        index = {"_class_name": type(self).__name__, "_diffusers_version": version("diffusers")}
-        components = dict(COMPONENTS)
-        description = {
-            "settings": asdict(self.settings),
+        options: dict[str, Any] = {
             "known_mask_channel": self.known_mask_channel,
             "sample_posterior": self.sample_posterior,
             "fill_holes": self.fill_holes,
             "residual": self.residual,
         }
+        components = COMPONENTS
         if self.context_encoder is not None:
             self.context_encoder.save_pretrained(fresh, max_shard_size=max_shard_size)
-            components |= CONTEXT_COMPONENTS
-            description["tokenized_prompts"] = self.context_encoder.tokenized_prompts
-        index |= {name: [library, component.__name__] for name, (library, component) in components.items()}
-        for name, content in (("model_index.json", index), ("prior.json", description)):
-            (fresh / name).write_text(json.dumps(content, indent=2) + "\n")
+            components = COMPONENTS | CONTEXT_COMPONENTS
+            options["tokenized_prompts"] = self.context_encoder.tokenized_prompts
+        write_description(fresh, self.settings, components, **options)
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
@@ -316,10 +312,13 @@ class ViewCrafterPrior(VideoPrior):
         """Choose how much of a guided step is kept for its backward pass, and how much computed again.
 
         `default` recomputes what is cheap to recompute of large videos; `low` recomputes every block, takes the passes
-        of classifier-free guidance one after the other and decodes frames one by one.
+        of classifier-free guidance one after the other, decodes frames one by one and keeps the photograph's encoders
+        on the CPU.
         """
         self.memory = memory
         self.frames_per_slice = 1 if memory == "low" else type(self).frames_per_slice
+        if isinstance(self.context_encoder, ContextEncoder):
+            self.context_encoder.offload = memory == "low"
         for module in self.unet.modules():
             if isinstance(module, Checkpointed):
                 module.gradient_checkpointing = memory == "low"
@@ -353,6 +352,24 @@ class ViewCrafterPrior(VideoPrior):
                 " set it to 1."
             )
         self._check_size(self.settings.height, self.settings.width)
+
+
+def write_description(
+    folder: Path, settings: SamplerSettings, components: Mapping[str, tuple[str, type]], **options: Any
+) -> None:
+    """Write what tells a folder of components to be a prior, and how to put them together.
+
+    Args:
+        folder: where the components lie.
+        settings: how the prior wants to be sampled.
+        components: `COMPONENTS`, with `CONTEXT_COMPONENTS` where the network has a context.
+        options: further arguments of `ViewCrafterPrior`, and `tokenized_prompts` where they are not the default.
+    """
+    index: dict[str, Any] = {"_class_name": ViewCrafterPrior.__name__, "_diffusers_version": version("diffusers")}
+    index |= {name: [library, component.__name__] for name, (library, component) in components.items()}
+    description = {"settings": asdict(settings), **options}
+    for name, content in (("model_index.json", index), ("prior.json", description)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _check_complete(folder: Path, names: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import Any, Literal, Optional
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -15,7 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from guidedvd_ns.data.guidedvd_dataparser import GuidedVDDataParserConfig
-from guidedvd_ns.generation import GenerationSettings, InlineGenerator
+from guidedvd_ns.generation import GenerationSettings, InlineGenerator, InpaintingGenerator
 from guidedvd_ns.guidance import GuidanceApproximation
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.point_render import PointCloud
@@ -24,9 +24,6 @@ from guidedvd_ns.run_folder import SequenceFolder
 from guidedvd_ns.schedule import Schedule
 from guidedvd_ns.sequences import GeneratedSequence, GeneratedView, SequenceStore
 from guidedvd_ns.trajectories import Trajectory, TrajectoryConfig, TrajectoryPool, plan
-
-if TYPE_CHECKING:
-    from guidedvd_ns.priors.base import VideoPrior
 
 
 @dataclass
@@ -44,7 +41,8 @@ class GuidedVDDataManagerConfig(FullImageDatamanagerConfig):
     prior: str = "auto"
     """Video prior: `viewcrafter` (the paper's; downloaded and converted at first use), `bundled`, the folder of a prior
     in diffusers format, or `owner/name` on the Hugging Face hub. `auto` is ViewCrafter where a converted copy is in the
-    cache and a CUDA device has room for it, else the bundled one."""
+    cache and a CUDA device has room for it, else the bundled one. `telea`, `navier-stokes` (OpenCV) and
+    `sd-inpaint:MODEL` (a Stable Diffusion inpainting model's folder or hub name) fill each frame by itself instead."""
     memory: Memory = "default"
     """What the prior may take of the GPU's memory: `low` is slower and fits a 16 GB card."""
     condition: Literal["guide", "points"] = "guide"
@@ -163,8 +161,6 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
 
     def prepare_generation(self, guide: Guide, folder: SequenceFolder) -> None:
         """Load the networks of generation before the first step: a wrong name must not show after half a run."""
-        from guidedvd_ns.priors import load_prior
-
         config = self.config
         self.folder = folder
         folder.forget_from(self.num_attempts)
@@ -174,9 +170,26 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
 
             perceptual_distance(config.guidance_perceptual, torch.device(self.device))
         # Last, because it may take a download of gigabytes.
-        prior = load_prior(config.prior, self.device, memory=config.memory)
-        prior.override(config.sampler)
-        self.generator = InlineGenerator(prior, guide, self._settings(), config.generation_seed, points)
+        self.generator = self._load_generator(guide, points)
+
+    def _load_generator(self, guide: Guide, points: PointCloud | None) -> InlineGenerator:
+        from guidedvd_ns.priors import load_prior
+        from guidedvd_ns.priors.choice import is_inpainter
+        from guidedvd_ns.priors.inpainting import load_inpainter
+
+        config = self.config
+        if not is_inpainter(config.prior):
+            prior = load_prior(config.prior, self.device, memory=config.memory)
+            prior.override(config.sampler)
+            return InlineGenerator(prior, guide, self._settings(), config.generation_seed, points)
+        if points is not None:
+            raise ValueError(
+                f"--pipeline.datamanager.condition is points, but {config.prior} fills what the guide leaves open: give"
+                " --pipeline.datamanager.condition guide."
+            )
+        inpainter = load_inpainter(config.prior, self.device)
+        inpainter.override(config.sampler)
+        return InpaintingGenerator(inpainter, guide, self._settings(), config.generation_seed)
 
     def _point_cloud(self) -> PointCloud:
         """The capture's points, which the Gaussians start from; random ones would show nothing of the scene."""
@@ -194,11 +207,11 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
         assert self.generator is not None
         if self._restored is not None:
             return self._bring_back(self._restored)
-        self.pool = self._plan(self.generator.guide, self.generator.prior)
+        self.pool = self._plan(self.generator.guide, self.generator.prior.settings.num_frames)
         return {}
 
-    def _plan(self, guide: Guide, prior: VideoPrior) -> TrajectoryPool:
-        pool = plan(self.input_cameras, guide.render, self.config.trajectories, self.draws, prior.settings.num_frames)
+    def _plan(self, guide: Guide, num_frames: int) -> TrajectoryPool:
+        pool = plan(self.input_cameras, guide.render, self.config.trajectories, self.draws, num_frames)
         if pool.is_empty:
             CONSOLE.log(
                 "[yellow]No useful trajectory: no camera near the input views sees a hole that can be filled; "

@@ -22,6 +22,7 @@ from guidedvd_ns.trajectories import Trajectory
 
 if TYPE_CHECKING:
     from guidedvd_ns.priors.base import VideoPrior
+    from guidedvd_ns.priors.inpainting import FrameInpainter
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,29 @@ class InlineGenerator:
         """The finished sequence, once; None while there is none."""
         finished, self._finished = self._finished, None
         return finished
+
+
+class InpaintingGenerator(InlineGenerator):
+    """Fills each frame by itself in place of a video prior: a step of generation is a frame."""
+
+    prior: FrameInpainter  # type: ignore[assignment]
+
+    def __init__(self, inpainter: FrameInpainter, guide: Guide, settings: GenerationSettings, seed: int) -> None:
+        super().__init__(inpainter, guide, settings, seed)  # type: ignore[arg-type]
+
+    @property
+    def steps_per_sequence(self) -> int:
+        return self.prior.settings.num_frames - 1
+
+    def _sampler(
+        self,
+        target: Tensor,
+        known: Tensor,
+        reference: Tensor,
+        condition: tuple[Tensor, Tensor] | None,
+        draws: torch.Generator,
+    ) -> Generator[Any, None, Tensor]:
+        return self.prior.complete(target, known, reference, draws)
 
 
 def score_sequence(frames: Tensor, guide: Tensor, known: Tensor) -> SequenceScores:

@@ -8,6 +8,7 @@ import torch
 from guidedvd_ns.generation import (
     GenerationSettings,
     InlineGenerator,
+    InpaintingGenerator,
     blend_known,
     fit_size,
     resize,
@@ -17,6 +18,8 @@ from guidedvd_ns.generation import (
 from guidedvd_ns.guidance import GuidanceApproximation
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.point_render import PointCloud
+from guidedvd_ns.priors.base import SamplerOverrides
+from guidedvd_ns.priors.inpainting import OpenCVInpainter
 from guidedvd_ns.sequences import GeneratedSequence
 from guidedvd_ns.trajectories import Trajectory
 from tests.analytic_prior import GreyPrior
@@ -213,3 +216,22 @@ def test_holes_do_not_darken_the_known_pixels_beside_them():
     assert len(border) > 5
     # Premultiplied by an opacity of at least 0.9, and not averaged with the black beside it.
     assert (border / inner).min() > 0.85
+
+
+def test_inpainting_takes_the_place_of_a_prior():
+    guide = Guide()
+    guide.adopt(wall(), sh_degree=0)
+    inpainter = OpenCVInpainter("telea")
+    inpainter.override(SamplerOverrides(num_frames=4))
+    generator = InpaintingGenerator(inpainter, guide, GenerationSettings(known_from_guide=True), seed=0)
+    assert generator.steps_per_sequence == 3
+    generator.submit(0, _trajectory(), torch.full((48, 64, 3), 0.3))
+    generator.advance(2)
+    assert generator.is_busy and generator.remaining_steps == 1
+    generator.advance()
+    sequence = generator.poll()
+    assert sequence is not None and sequence.frames.shape == (4, 96, 128, 3) and sequence.kept
+    assert sequence.scores.agreement > 60
+    hole = ~sequence.known[1:].expand(-1, -1, -1, 3)
+    # The wall's colour goes on, where the prior of the other tests would leave grey.
+    assert (sequence.frames[1:][hole].reshape(-1, 3) - torch.tensor([0.8, 0.4, 0.2])).abs().mean() < 0.1

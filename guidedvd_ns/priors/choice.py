@@ -17,7 +17,16 @@ CHECKPOINT_URL = f"https://huggingface.co/{CHECKPOINT_REPOSITORY}/resolve/main/{
 NEEDED_GIB: dict[Memory, int] = {"default": 24, "low": 12}
 """GPU memory that sampling ViewCrafter takes: 25 frames of 320x448, guided."""
 
+OPENCV_INPAINTERS = ("telea", "navier-stokes")
+DIFFUSION_INPAINTER = "sd-inpaint"
+"""Followed by a colon and the model: a folder, or `owner/name` on the hub."""
+
 _OPTION = "--pipeline.datamanager"
+
+
+def is_inpainter(name: str) -> bool:
+    """Whether a prior's name stands for single-image inpainting (see `inpainting`) and for no video prior."""
+    return name.partition(":")[0] in (*OPENCV_INPAINTERS, DIFFUSION_INPAINTER)
 
 
 def find_prior(name: str | Path, device: str | torch.device, memory: Memory = "default") -> Path:
@@ -46,7 +55,7 @@ def find_prior(name: str | Path, device: str | torch.device, memory: Memory = "d
         return _fetch_from_hub(str(name))
     raise FileNotFoundError(
         f"There is no prior '{name}': give auto, bundled, viewcrafter, a folder with a saved prior, or owner/name on"
-        " the Hugging Face hub."
+        f" the Hugging Face hub; {', '.join(OPENCV_INPAINTERS)} or {DIFFUSION_INPAINTER}:MODEL inpaint single images."
     )
 
 

@@ -199,6 +199,13 @@ def test_saved_prior_with_context_loads_again(tmp_path):
     torch.testing.assert_close(*results)
 
 
+def test_low_memory_keeps_the_encoders_off_the_gpu():
+    prior = tiny_context_prior()
+    assert not prior.context_encoder.offload
+    prior.set_memory("low")
+    assert prior.context_encoder.offload
+
+
 def test_missing_parts_of_a_prior_with_context_are_named(tmp_path):
     tiny_context_prior().save_pretrained(tmp_path / "prior")
     for name in ("text_encoder", "image_projector"):

@@ -7,7 +7,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from guidedvd_ns.points import frusta_depth_range, random_points_in_frusta
+from guidedvd_ns.points.frusta import frusta_depth_range, random_points_in_frusta
 
 SIZE = 64
 

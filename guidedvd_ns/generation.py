@@ -288,7 +288,7 @@ def _check_settings(prior: VideoPrior, settings: GenerationSettings) -> None:
         )
 
 
-def _perceptual(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
+def _perceptual(name: str, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
     if name == "none":
         return None
     from guidedvd_ns.losses import perceptual_distance

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from guidedvd_ns.priors.base import Prediction, Reconstruction, VideoPrior, rms
 
-PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
-"""Images and targets, [B, H, W, 3] in [0, 1] each -> scalar, their mean distance."""
+PerceptualDistance = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Images and targets, [B, H, W, 3] in [0, 1] each, and 1 where they count, [B, H, W, 1] -> scalar, their distance."""
 
 
 @dataclass(frozen=True)
@@ -170,11 +170,11 @@ class SceneGrounding:
             loss = 0.5 * (self.frame_weights[frames] * (decoded.clamp(0, 1) - target).square()).sum()
         if self.perceptual is not None:
             shown = [index for index, any_known in enumerate(self.known_frames[frames]) if any_known]
-            images, targets = known * decoded.clamp(0, 1), target
+            images, targets = decoded.clamp(0, 1), target
             if len(shown) < len(images):
-                images, targets = images[shown], targets[shown]
+                images, targets, known = images[shown], targets[shown], known[shown]
             count = len(shown) / len(self.known_frames) if self.reconstruction == "l1" else len(shown)
-            loss = loss + self.perceptual_weight * count * self.perceptual(images, targets)
+            loss = loss + self.perceptual_weight * count * self.perceptual(images, targets, known)
         return loss
 
 

@@ -14,7 +14,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,19 @@ from torch import Tensor, nn
 PerceptualName = Literal["st-lpips-alex", "st-lpips-vgg", "lpips-alex", "lpips-vgg", "vgg19"]
 """st-lpips-*: shift-tolerant LPIPS, weights ship with its package. lpips-*: Zhang et al. 2018. vgg19: the authors'."""
 
-Distance = Callable[[Tensor, Tensor], Tensor]
-"""(images, targets), both [B, H, W, 3] in [0, 1] -> scalar, the mean over the batch."""
+
+class Distance(Protocol):
+    """The mean distance of a batch of images."""
+
+    def __call__(
+        self,
+        images: Tensor,  # [B, H, W, 3] in [0, 1]
+        targets: Tensor,  # [B, H, W, 3] in [0, 1]
+        known: Tensor | None = None,  # [B, H, W, 1] 1 where the images count, else 0
+        /,
+    ) -> Tensor:  # scalar
+        ...
+
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 """Images [B, 3, H, W] in [0, 1] -> feature maps [B, C, h, w], fine to coarse."""
@@ -111,8 +122,15 @@ def _build(name: PerceptualName, device: torch.device) -> Distance:
     return functools.partial(_lpips_distance, features, channel_weights)
 
 
-def _lpips_distance(features: Features, channel_weights: list[Tensor], images: Tensor, targets: Tensor) -> Tensor:
-    """Zhang et al. 2018, equation 1: weighted squared differences of unit-length features, averaged over the image."""
+def _lpips_distance(
+    features: Features, channel_weights: list[Tensor], images: Tensor, targets: Tensor, known: Tensor | None = None
+) -> Tensor:
+    """Zhang et al. 2018, equation 1: weighted squared differences of unit-length features, averaged over the image.
+
+    What does not count is black in both images.
+    """
+    if known is not None:
+        images, targets = images * known, targets * known
     images, targets = (_at_least_min_side(_channels_first(batch)) for batch in (images, targets))
     distance = images.new_zeros(())
     for ours, theirs, weights in zip(features(images), features(targets), channel_weights, strict=True):
@@ -121,9 +139,18 @@ def _lpips_distance(features: Features, channel_weights: list[Tensor], images: T
     return distance
 
 
-def _mean_squared_distance(features: Features, images: Tensor, targets: Tensor) -> Tensor:
-    """The authors' perceptual term (method.md stage 3): mean squared feature differences, summed over layers."""
-    images, targets = (_resized(_channels_first(batch), (224, 224)) for batch in (images, targets))
+def _mean_squared_distance(features: Features, images: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
+    """The authors' perceptual term (method.md stage 3): mean squared feature differences, summed over layers.
+
+    The mask is brought to the network's size by nearest neighbour, and what does not count is zero *after* the
+    normalisation: the mean colour of ImageNet (viewcrafter-architecture.md, section 7.5).
+    """
+    size = (224, 224)
+    images, targets = (_resized(_channels_first(batch), size) for batch in (images, targets))
+    if known is not None:
+        counts = F.interpolate(known.float().movedim(-1, 1), size, mode="nearest") > 0.5
+        grey = torch.tensor(IMAGENET_MEAN, device=images.device)[:, None, None]
+        images, targets = (torch.where(counts, batch, grey) for batch in (images, targets))
     pairs = zip(features(images), features(targets), strict=True)
     return torch.stack([F.mse_loss(ours, theirs) for ours, theirs in pairs]).sum()
 

@@ -171,7 +171,8 @@ def test_a_step_is_the_sampler_s_own_minus_rho_times_the_gradient(scene, reconst
 def test_slices_add_up_to_the_whole(scene, reconstruction):
     target, known, _ = scene
 
-    def perceptual(images: Tensor, targets: Tensor) -> Tensor:
+    def perceptual(images: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+        images, targets = images * known, targets * known
         return (images.mean(dim=(1, 2, 3)) - targets.mean(dim=(1, 2, 3))).square().mean()
 
     x0 = torch.rand(1, 3, 3, 4, 4, generator=seeded(2))
@@ -207,7 +208,9 @@ def test_nothing_known_is_no_guidance_and_never_nan(scene):
 def test_frames_without_a_known_pixel_are_not_decoded(scene):
     target, known, _ = scene
     prior = GaussianPrior()
-    grounding = SceneGrounding(target, known, "l2", frames_per_slice=1, perceptual=lambda a, b: (a - b).norm())
+    grounding = SceneGrounding(
+        target, known, "l2", frames_per_slice=1, perceptual=lambda a, b, known: (known * (a - b)).norm()
+    )
     gradient, _ = grounding.gradient(prior, torch.rand(1, 3, 3, 4, 4))
     assert prior.decoded_slices == [slice(0, 1), slice(1, 2)]
     assert torch.isfinite(gradient).all() and not gradient[0, :, 2].any()
@@ -217,7 +220,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_step_unguided(scene):
     target, known, _ = scene
     prior = GaussianPrior()
     x_t, t = prior.initial_noise(seeded(), 4, 4, 3), prior.timesteps(12)[3]
-    grounding = SceneGrounding(target, known, "l1", perceptual=lambda a, b: a.mean() / 0 - b.mean())
+    grounding = SceneGrounding(target, known, "l1", perceptual=lambda a, b, known: a.mean() / 0 - b.mean())
     step = guided_step(prior, None, x_t, t, grounding=grounding, generator=None, guidance_factor=0.2)
     assert step.rho == 0
     assert torch.equal(step.x_prev, prior.step(x_t, t, prior.predict(x_t, t, None), None))

@@ -89,25 +89,43 @@ def test_lpips_equals_its_own_package(name: PerceptualName, hub: Path):
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_vgg19_is_the_sum_of_five_mean_squared_feature_differences(hub: Path):
+@pytest.mark.parametrize("masked", [False, True])
+def test_vgg19_is_the_sum_of_five_mean_squared_feature_differences(hub: Path, masked: bool):
     state = put_random_backbone(hub, "vgg19")
     features = torchvision.models.vgg19(weights=None).features.eval()
     features.load_state_dict({key[9:]: value for key, value in state.items()})
     normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     images, targets = torch.rand(2, 2, 24, 30, 3)
+    known = torch.rand(2, 24, 30, 1) > 0.4
     expected = 0.0
     with torch.no_grad():
         ours, theirs = (
             normalise(torch.nn.functional.interpolate(batch.movedim(-1, 1), (224, 224), mode="bilinear"))
             for batch in (images, targets)
         )
+        if masked:  # after the normalisation: viewcrafter-architecture.md, section 7.5
+            mask = torch.nn.functional.interpolate(known.movedim(-1, 1).float(), (224, 224), mode="nearest")
+            ours, theirs = ours * mask, theirs * mask
         for index, layer in enumerate(features):
             ours, theirs = layer(ours), layer(theirs)
             if index in (3, 8, 17, 26, 35):  # relu1_2, relu2_2, relu3_4, relu4_4, relu5_4
                 assert isinstance(layer, torch.nn.ReLU)
                 expected += ((ours - theirs) ** 2).mean().item()
-        actual = perceptual_distance("vgg19", "cpu")(images, targets)
+        distance = perceptual_distance("vgg19", "cpu")
+        actual = distance(images, targets, known) if masked else distance(images, targets)
     assert float(actual) == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_does_not_count_changes_no_distance(hub: Path):
+    put_random_backbone(hub, "vgg19")
+    images, targets, other = torch.rand(3, 1, 32, 32, 3, generator=torch.Generator().manual_seed(3))
+    known = (torch.arange(32) < 20).float().expand(1, 32, 32)[..., None]
+    for name in ("st-lpips-alex", "vgg19"):
+        distance = perceptual_distance(name, "cpu")
+        # vgg19 resizes before it masks: one column beyond the border mixes in, so it is kept too.
+        elsewhere = torch.where((torch.arange(32) < 21)[:, None], images, other)
+        torch.testing.assert_close(distance(elsewhere, targets, known), distance(images, targets, known))
+        assert distance(elsewhere, targets) != distance(images, targets)
 
 
 def test_gradient_matches_finite_differences():

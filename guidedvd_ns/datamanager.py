@@ -121,12 +121,9 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
 
     def _find_image_scale(self) -> float:
         """`camera_res_scale_factor`, lowered until no image side exceeds `max_image_side`."""
-        cameras = self.train_dataparser_outputs.cameras
-        scale = self.config.camera_res_scale_factor
-        longest = int(torch.maximum(cameras.width, cameras.height).max())
-        if self.config.max_image_side and longest * scale > self.config.max_image_side:
-            # A little more than the quotient: images are cut to whole pixels in float64, cameras in float32.
-            scale = self.config.max_image_side / longest * (1 + 1e-6)
+        given = self.config.camera_res_scale_factor
+        scale = image_scale(self.train_dataparser_outputs.cameras, self.config.max_image_side, given)
+        if scale < given:
             CONSOLE.log(f"Images are scaled by {scale:.3f} (--pipeline.datamanager.max-image-side 0 keeps them).")
         return scale
 
@@ -352,3 +349,12 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
         if lost:
             CONSOLE.log(f"[yellow]{lost} generated sequences are no longer on disk; training goes on without them.")
         return sequences
+
+
+def image_scale(cameras: Cameras, max_side: Optional[int], scale: float = 1.0) -> float:
+    """`scale`, lowered until no image side of `cameras` exceeds `max_side` pixels; 0 or None is no limit."""
+    longest = int(torch.maximum(cameras.width, cameras.height).max())
+    if not max_side or longest * scale <= max_side:
+        return scale
+    # A little more than the quotient: images are cut to whole pixels in float64, cameras in float32.
+    return max_side / longest * (1 + 1e-6)

@@ -90,7 +90,7 @@ class GuidedVDSplatModel(SplatfactoModel):
         seed_points = self.seed_points
         if seed_points is not None:
             self.seed_points = (seed_points[0].float(), seed_points[1][:0])
-        with _without_lpips():
+        with without_lpips():
             super().populate_modules()
         self.seed_points = seed_points
         if seed_points is not None and len(seed_points[1]) > 0 and not self.config.random_init:
@@ -276,7 +276,7 @@ def _is_smaller(image: Tensor, other: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def _without_lpips() -> Iterator[None]:
+def without_lpips() -> Iterator[None]:
     """Keep `SplatfactoModel.populate_modules` from building, and so downloading, LPIPS; `metrics` does at its use."""
     with mock.patch("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", lambda **_: None):
         yield

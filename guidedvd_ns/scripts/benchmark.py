@@ -6,11 +6,13 @@ from guidedvd_ns.scripts.benchmarks.converter import benchmark_converter
 from guidedvd_ns.scripts.benchmarks.prior import benchmark_prior
 from guidedvd_ns.scripts.benchmarks.rasterizer import benchmark_rasterizer
 from guidedvd_ns.scripts.benchmarks.sampler import benchmark_sampler
+from guidedvd_ns.scripts.benchmarks.scenes import benchmark_scenes
 
 app = SubcommandApp()
 app.command(name="rasterizer")(benchmark_rasterizer)
 app.command(name="prior")(benchmark_prior)
 app.command(name="sampler")(benchmark_sampler)
+app.command(name="scenes")(benchmark_scenes)
 app.command(name="converter")(benchmark_converter)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from guidedvd_ns.cache import cache_folder
@@ -41,6 +44,8 @@ def find_prior(name: str | Path, device: str | torch.device, memory: Memory = "d
 
     Raises:
         FileNotFoundError: where there is no such prior on this machine and it could not be downloaded.
+        OSError: where the cache cannot take ViewCrafter, or holds something else in its place.
+        ValueError: where what was downloaded is not ViewCrafter.
     """
     if str(name) == "auto":
         return _choose(torch.device(device), memory)
@@ -51,6 +56,11 @@ def find_prior(name: str | Path, device: str | torch.device, memory: Memory = "d
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise FileNotFoundError(
+            f"The prior {folder} is a file and no folder: convert it with `gvd-convert-viewcrafter {folder} OUT` if it"
+            " is ViewCrafter's checkpoint, and give OUT."
+        )
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return _fetch_from_hub(str(name))
     raise FileNotFoundError(
@@ -96,10 +106,40 @@ def free_gib(device: torch.device) -> float:
 
 
 def _fetch_viewcrafter() -> Path:
-    """Download the authors' checkpoint and convert it into the cache."""
+    """Download the authors' checkpoint and convert it into the cache; of several processes the first one does."""
+    folder = viewcrafter_folder()
+    with _alone_in(folder):
+        if not _is_converted():
+            _download_and_convert(folder)
+    return folder
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from filling the same folder; what would make it fail is said before the download."""
+    if folder.exists() and not _is_converted():
+        raise FileExistsError(f"{folder} exists but holds no converted ViewCrafter: move it away, so that one can be.")
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        CONSOLE.log(f"Prior: another process is putting ViewCrafter into {folder}; waiting for it.")
+        lock.acquire()
+    except OSError as error:
+        raise OSError(
+            f"ViewCrafter cannot be kept in {folder.parent} ({error.strerror}): name another folder in the environment"
+            " variable GUIDEDVD_CACHE."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _download_and_convert(folder: Path) -> None:
     from huggingface_hub import hf_hub_download
 
-    folder = viewcrafter_folder()
     CONSOLE.log(f"Prior: ViewCrafter is not in {folder} yet; fetching {CHECKPOINT_FILE} (10.4 GB) to convert it, once.")
     try:
         checkpoint = Path(hf_hub_download(CHECKPOINT_REPOSITORY, CHECKPOINT_FILE))
@@ -111,10 +151,9 @@ def _fetch_viewcrafter() -> Path:
         ) from error
     from guidedvd_ns.priors.viewcrafter.convert import convert_checkpoint
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
     convert_checkpoint(checkpoint, folder)
-    CONSOLE.log(f"ViewCrafter is converted to {folder}; {checkpoint} is no longer needed.")
-    return folder
+    # The hub's cache hands out a link, and deleting that would free nothing.
+    CONSOLE.log(f"ViewCrafter is converted to {folder}; {checkpoint.resolve()} is no longer needed.")
 
 
 def _fetch_from_hub(repository: str) -> Path:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import torch
+from filelock import FileLock
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from guidedvd_ns.priors import Memory, SamplerOverrides, load_prior
@@ -105,6 +108,53 @@ def test_viewcrafter_is_downloaded_and_converted_at_first_use_only(cache, tmp_pa
         ("Drexubery/ViewCrafter_25", "model.ckpt"),
         ("convert", "model.ckpt", cache / "viewcrafter"),
     ]
+
+
+def test_of_two_that_want_viewcrafter_one_fetches_it_and_the_other_waits(cache):
+    cache.mkdir()
+    at_work = threading.Event()
+
+    def first() -> None:
+        with FileLock(cache / "viewcrafter.lock"):
+            at_work.set()
+            time.sleep(0.3)
+            _convert(viewcrafter_folder())
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    at_work.wait()
+    folder, line = _said("viewcrafter", "cpu")  # a download would fail this test
+    thread.join()
+    assert folder == viewcrafter_folder() and "another process is putting ViewCrafter into" in line
+
+
+def test_a_cache_that_cannot_be_written_to_is_told_before_the_download(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GUIDEDVD_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(
+        OSError, match=r"cannot be kept in .*file.cache \(Not a directory\): name another.*GUIDEDVD_CACHE"
+    ):
+        find_prior("viewcrafter", "cpu")
+
+
+def test_something_else_in_the_place_of_viewcrafter_is_told_before_the_download():
+    viewcrafter_folder().mkdir(parents=True)
+    (viewcrafter_folder() / "model.ckpt").touch()
+    with pytest.raises(FileExistsError, match="viewcrafter exists but holds no converted ViewCrafter: move it away"):
+        find_prior("viewcrafter", "cpu")
+
+
+def test_a_failed_download_lets_the_next_process_try(monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", _offline)
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match="could not be downloaded"):
+            find_prior("viewcrafter", "cpu")
+
+
+def test_the_original_checkpoint_in_the_place_of_a_folder_is_told_how_to_convert(tmp_path):
+    (tmp_path / "model.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match="model.ckpt is a file.*`gvd-convert-viewcrafter .*model.ckpt OUT`"):
+        find_prior(tmp_path / "model.ckpt", "cpu")
 
 
 def test_viewcrafter_offline_says_what_to_download_where_to_put_it_and_what_to_run(cache, monkeypatch):

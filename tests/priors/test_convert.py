@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPVisionModel
 
 from guidedvd_ns.priors import load_prior
@@ -149,6 +149,16 @@ def test_failure_leaves_the_old_prior_and_nothing_else(checkpoint, tmp_path, mon
 def test_a_full_disk_is_noticed_before_writing(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(OSError, match=r"needs \S+ GB, but 0.0 GB are free"):
+        convert_checkpoint(checkpoint, tmp_path / "prior", facts=RANDOM_FACTS)
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(convert, "save_file", fail)
+    with pytest.raises(OSError, match=r"unet.*safetensors could not be written: No space left"):
         convert_checkpoint(checkpoint, tmp_path / "prior", facts=RANDOM_FACTS)
     assert list(tmp_path.iterdir()) == [checkpoint]
 

@@ -16,6 +16,7 @@ from diffusers.configuration_utils import ConfigMixin
 from huggingface_hub import split_torch_state_dict_into_shards
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -72,7 +73,7 @@ def convert_checkpoint(
         FileNotFoundError: where there is no such checkpoint.
         FileExistsError: where the folder exists, and `overwrite` is off or it is no prior.
         ValueError: where the file is unreadable, or its keys and shapes are not those of a ViewCrafter model.
-        OSError: where the disk is too small.
+        OSError: where the disk is too small, or cannot be written to.
     """
     _check_output(folder, overwrite)
     scheduler = scheduler or ViewCrafterScheduler()
@@ -108,7 +109,10 @@ def _check_output(folder: Path, overwrite: bool) -> None:
 def _check_space(folder: Path, parts: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
     needed, free = _num_bytes(parts, dtype), shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(f"The prior needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free in {folder.parent}.")
+        raise OSError(
+            f"The prior needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free in {folder.parent}: make room"
+            " there, or choose a folder on another disk."
+        )
 
 
 def _num_bytes(parts: Mapping[str, nn.Module], dtype: torch.dtype) -> int:
@@ -171,7 +175,10 @@ def _write_weights(
             converted = found[name].take(original).to(dtype, copy=True, memory_format=torch.contiguous_format)
             shard[_name_on_disk(part, name)] = converted
             advance(converted.nbytes)
-        save_file(shard, folder / file, metadata={"format": "pt"})
+        try:
+            save_file(shard, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:  # no OSError, whatever the disk says
+            raise OSError(f"{folder / file} could not be written: {error}.") from error
     if split.is_sharded:
         weight_map = {_name_on_disk(part, name): file for name, file in split.tensor_to_filename.items()}
         index = {"metadata": split.metadata, "weight_map": weight_map}

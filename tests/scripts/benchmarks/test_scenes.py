@@ -96,6 +96,21 @@ def test_the_guide_is_fitted_once_and_inpainted_sequences_are_trained_on(done):
     assert [entry["kept"] for entry in manifest] == [True] and manifest[0]["agreement_db"] > 60
 
 
+def test_the_guide_is_that_of_a_whole_run(done, capture, tmp_path):
+    output, _ = done
+    whole = next(job for job in _jobs(capture, ["no-generation"]) if job.method == "no-generation")
+    whole = replace(whole, switches=f"{OPTIONS} {whole.switches}", shares_guide=False)
+    folder = RunFolder(output / "wall" / "whole")
+    folder.begin(whole)
+    assert run(whole, folder.path)["gaussians"] > 100
+    ours, theirs = (
+        torch.load(next((output / "wall" / name / "nerfstudio_models").glob("*.ckpt")), weights_only=True)["pipeline"]
+        for name in ("whole", "guide")
+    )
+    for name in ("means", "opacities", "features_dc"):
+        assert torch.equal(ours[f"guide.{name}"], theirs[f"_model.gauss_params.{name}"])
+
+
 def test_what_is_done_is_not_done_again(done, capture, monkeypatch):
     output, _ = done
     monkeypatch.setattr(workers, "subprocess", None)
@@ -199,6 +214,8 @@ def test_a_crash_ends_one_run_and_is_told(capture, tmp_path, monkeypatch):
     assert ended["wall/telea"]["error"] == "The process ended with status 11; its last line: segfault ahead"
     assert "error" not in ended["wall/guide"] and "error" not in ended["wall/no-guidance"]
     by_name = {job.method: job for job in jobs}
+    RunFolder(tmp_path / "wall/telea").begin(by_name["telea"])
+    assert RunFolder(tmp_path / "wall/telea").read() is None
     assert finished(by_name["telea"], RunFolder(tmp_path / "wall/telea")) is None
     assert finished(by_name["guide"], RunFolder(tmp_path / "wall/guide")) is not None
 

@@ -1,6 +1,14 @@
 """`gvd-benchmark scenes`: methods and ablations on scenes, trained, scored on the same pixels, in one table.
 
 A run is a process of its own and a folder, `OUTPUT/SCENE/METHOD`; what is there already is not done again.
+
+What the runs of a scene share: the dataparser with its input and test views, the images' size, the initial points (the
+guide's run writes them, splatfacto starts from them too), the number of steps, and the holes: where the guide of the
+scene's `guide` run is transparent in a test view. With `share_guide` the guided methods also share that guide itself.
+Of N steps `guide` then takes the first phase's (N/2) and is scored as it is handed over; `guidedvd-splat` and its
+ablations take the other N/2, afresh from the initial points, so that both together are a whole run of N steps.
+Splatfacto takes N steps with nerfstudio's own settings. Seconds are those of training, start of the process and
+scoring left out; several runs on one GPU slow each other down.
 """
 
 from __future__ import annotations
@@ -61,7 +69,7 @@ def benchmark_scenes(config: Annotated[SceneBenchmark, tyro.conf.arg(name="")]) 
     """Do the runs that are not done yet and write table and figure; what failed is done again.
 
     Raises:
-        ValueError: a method or scene is not understood, or the folder holds runs with other settings.
+        ValueError: a method, scene or GPU is not there, or the folder holds runs with other settings.
         FileNotFoundError: a scene is not there.
     """
     import torch
@@ -73,6 +81,8 @@ def benchmark_scenes(config: Annotated[SceneBenchmark, tyro.conf.arg(name="")]) 
     from guidedvd_ns.scripts.benchmarks.scenes.workers import Workers
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and max(config.gpus) >= torch.cuda.device_count():
+        raise ValueError(f"--gpus names {max(config.gpus)}, but there are {torch.cuda.device_count()}, counted from 0.")
     root = config.output.resolve()
     methods = [*config.methods, *(ABLATIONS if config.ablations else ())]
     jobs = plan_jobs(
@@ -107,7 +117,9 @@ def benchmark_scenes(config: Annotated[SceneBenchmark, tyro.conf.arg(name="")]) 
         report.write(results)
     report.write(results)
     report.draw()
-    CONSOLE.print(f"Written to {root}: results.json, results.md, results.png")
+    failed = sum("error" in result for result in results.values())
+    told = f"; {failed} of {len(jobs)} runs failed, results.md says why" if failed else ""
+    CONSOLE.print(f"Written to {root}: results.json, results.md, results.png{told}")
 
 
 class _Report:

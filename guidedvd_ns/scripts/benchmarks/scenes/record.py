@@ -42,8 +42,9 @@ class RunFolder:
         return self.path / "views" / f"{view}_{kind}.png"
 
     def begin(self, job: Job) -> None:
-        """Make the folder ready for a run."""
+        """Make the folder ready for a run, without what an earlier one that failed says."""
         (self.path / "views").mkdir(parents=True, exist_ok=True)
+        (self.path / RESULT_FILE).unlink(missing_ok=True)
         _write(self.path / JOB_FILE, job.record())
 
     def write(self, job: Job, result: Result) -> None:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from guidedvd_ns.priors.viewcrafter import fused
@@ -93,6 +94,65 @@ def test_decoding_is_that_of_diffusers():
     ours, theirs = decode(vae, latents), vae.decode(latents).sample
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(gradients(ours, latents), gradients(theirs, latents))
+
+
+def channels_last(shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape, dtype=torch.double).contiguous(memory_format=torch.channels_last).requires_grad_(True)
+
+
+def all_channels_last(*tensors: Tensor) -> bool:
+    return all(fused.is_channels_last(tensor) for tensor in tensors)
+
+
+def test_norms_keep_the_layout():
+    norm, x = frozen(nn.GroupNorm(4, 8)), channels_last((6, 8, 2, 5))
+    ours = fused.group_norm(norm, x, silu=True, frames_per_set=3)
+    expected = fused.group_norm(norm, x.contiguous(), silu=True, frames_per_set=3)
+    assert all_channels_last(ours) and not all_channels_last(expected)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_a_channels_last_pointwise_convolution_keeps_the_layout_of_its_gradient():
+    conv, x = frozen(nn.Conv2d(4, 6, 1)), channels_last((2, 4, 3, 5))
+    ours, expected = fused.layer(conv, x), conv(x)
+    torch.testing.assert_close(ours, expected)
+    (gradient,) = gradients(ours, x)
+    torch.testing.assert_close(gradient, gradients(expected, x)[0])
+    assert all_channels_last(ours, gradient)
+
+
+def test_joined_channels_keep_the_layout_of_their_gradients():
+    x, y = channels_last((2, 4, 3, 5)), channels_last((2, 6, 3, 5))
+    ours, expected = fused.concatenate(x, y), torch.cat([x, y], dim=1)
+    torch.testing.assert_close(ours, expected)
+    parts = gradients(ours, x, y)
+    torch.testing.assert_close(parts, gradients(expected, x, y))
+    assert all_channels_last(ours, *parts)
+
+
+def test_upsampling_as_a_transposed_convolution_is_that_of_diffusers():
+    block, x = frozen(Upsample2D(4, use_conv=True, out_channels=6)), channels_last((2, 4, 3, 5))
+    ours, theirs = fused.upsample(block, x), block(x)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(gradients(ours, x), gradients(theirs, x))
+
+
+def test_projections_of_one_input_sum_its_gradient():
+    layers = [frozen(nn.Linear(4, 6, bias=False)) for _ in range(3)]
+    x = torch.randn(2, 5, 4, dtype=torch.double, requires_grad=True)
+    ours, expected = (torch.cat(outputs, -1) for outputs in (fused.project(x, *layers), [f(x) for f in layers]))
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(gradients(ours, x), gradients(expected, x))
+    trained = nn.Linear(4, 6, bias=False).double()
+    fused.project(x, *layers, trained)[-1].sum().backward()
+    assert trained.weight.grad is not None
+
+
+def test_one_embedding_for_all_frames_is_that_of_each():
+    block = frozen(ResnetBlock2D(in_channels=32, temb_channels=16))
+    x, embedding = torch.randn(3, 32, 4, 5, dtype=torch.double), torch.randn(1, 16, dtype=torch.double)
+    expected = fused.residual_block(block, x, embedding.expand(3, -1))
+    torch.testing.assert_close(fused.residual_block(block, x, embedding), expected)
 
 
 def test_channels_last_weights_change_no_result():

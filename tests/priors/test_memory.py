@@ -7,14 +7,19 @@ from torch import Tensor
 from guidedvd_ns.guidance import SceneGrounding, guidance_gradient
 from guidedvd_ns.priors.base import Memory
 from guidedvd_ns.priors.viewcrafter.blocks import TransformerBlock
+from guidedvd_ns.priors.viewcrafter.fused import use_channels_last
 from guidedvd_ns.scripts.benchmarks.random_model import random_prior, random_scene
 
 
-def guided(memory: Memory, recompute_above: float | None = None) -> tuple[Tensor, Tensor, int, list[int]]:
+def guided(
+    memory: Memory, recompute_above: float | None = None, *, channels_last: bool = False
+) -> tuple[Tensor, Tensor, int, list[int]]:
     """Clean estimate, gradient of the noisy latent, numbers kept by the networks, videos in each pass."""
     prior = random_prior("tiny", torch.device("cpu"), torch.float64, seed=0)
     target, known, conditioning = random_scene(prior, seed=1)
     prior.set_memory(memory)
+    for network in (prior.unet, prior.vae) if channels_last else ():
+        use_channels_last(network)
     for module in prior.unet.modules():
         if isinstance(module, TransformerBlock) and recompute_above is not None:
             module.recompute_above = recompute_above
@@ -47,6 +52,12 @@ def test_a_setting_keeps_less_and_changes_no_gradient(expected, memory, recomput
     torch.testing.assert_close(x0, expected[0], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(gradient, expected[1], rtol=1e-4, atol=1e-4 * expected[1].abs().max().item())
     assert kept < expected[2]
+
+
+def test_the_layout_changes_no_gradient(expected):
+    x0, gradient, *_ = guided("default", channels_last=True)
+    torch.testing.assert_close(x0, expected[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradient, expected[1], rtol=1e-4, atol=1e-4 * expected[1].abs().max().item())
 
 
 def test_small_videos_are_not_recomputed(expected):

@@ -1,8 +1,9 @@
 """The layers of the ViewCrafter UNet: residual, spatial and temporal ones, over frames flattened into the batch.
 
-Between layers a video is `[B*T, C, h, w]` in channels-last memory, frame index fastest within a batch entry: pixels by
-channels are then a matrix, and tokens, frames and convolutions over time are views of it. Weights and their names are
-those of diffusers' layers; what is added is how a layer sees time and how text and image tokens reach it.
+Between layers a video is `[B*T, C, h, w]`, frame index fastest within a batch entry. In channels-last memory pixels by
+channels are then a matrix, and tokens, frames and convolutions over time are views of it: nothing is copied. Weights
+and their names are those of diffusers' layers; what is added is how a layer sees time and how text and image tokens
+reach it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,22 @@ from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from guidedvd_ns.priors.viewcrafter.fused import conv2d, geglu, group_norm, residual_block
+from guidedvd_ns.priors.viewcrafter.fused import (
+    conv2d,
+    geglu,
+    group_norm,
+    is_channels_last,
+    project,
+    residual_block,
+)
 
 NORM_GROUPS = 32
 FEW_TOKENS = 64
+MOST_HEADS = 65535
+"""Heads that CUDA's attention kernels take at once: each is a row of the grid."""
 
 
 class Checkpointed(nn.Module):
@@ -51,7 +62,8 @@ def recompute(function: Callable[..., Tensor], *inputs) -> Tensor:
 class TemporalConv(TemporalConvLayer):
     """diffusers' temporal convolution, with each (3, 1, 1) kernel run as a 2D one over (frame, pixel).
 
-    The result is the same. In channels-last memory frames by pixels are already such an image, so nothing is copied.
+    The result is the same. In channels-last memory frames by pixels are already such an image; else the video is
+    brought into its order once.
     """
 
     def forward(
@@ -60,9 +72,19 @@ class TemporalConv(TemporalConvLayer):
         num_frames: int = 1,
     ) -> Tensor:  # [B*T, C, h, w]
         count, channels, height, width = hidden_states.shape
+        stages = [
+            (cast(nn.GroupNorm, stage[0]), cast(nn.Conv3d, stage[-1]))
+            for stage in (self.conv1, self.conv2, self.conv3, self.conv4)
+        ]
+        if not is_channels_last(hidden_states):
+            video = hidden_states.reshape(-1, num_frames, channels, height * width).transpose(1, 2)
+            image = video
+            for norm, conv in stages:
+                image = group_norm(norm, image, silu=True)
+                image = conv2d(image, conv.weight.squeeze(-1), conv.bias, padding=(1, 0))
+            return (video + image).transpose(1, 2).reshape(hidden_states.shape)
         hidden = hidden_states
-        for stage in (self.conv1, self.conv2, self.conv3, self.conv4):
-            norm, conv = cast(nn.GroupNorm, stage[0]), cast(nn.Conv3d, stage[-1])
+        for norm, conv in stages:
             hidden = group_norm(norm, hidden, silu=True, frames_per_set=num_frames)
             image = hidden.permute(0, 2, 3, 1).reshape(-1, num_frames, height * width, channels).permute(0, 3, 1, 2)
             image = conv2d(image, conv.weight.squeeze(-1), conv.bias, padding=(1, 0))
@@ -88,7 +110,7 @@ class ResBlock(Checkpointed):
     def compute(
         self,
         hidden: Tensor,  # [B*T, in_channels, h, w]
-        embedding: Tensor,  # [B*T, embedding_channels] after SiLU
+        embedding: Tensor,  # [B*T or 1, embedding_channels] after SiLU
         num_frames: int,
     ) -> Tensor:  # [B*T, out_channels, h, w]
         return self.temporal(residual_block(self.spatial, hidden, embedding), num_frames)
@@ -159,9 +181,9 @@ class TransformerBlock(Checkpointed):
 
     def compute(
         self,
-        hidden: Tensor,  # [N, tokens, C]
+        hidden: Tensor,  # [N, tokens, ..., C]; what lies between is attended to one by one
         *context: Tensor,  # text and image tokens where there is a cross attention
-    ) -> Tensor:  # [N, tokens, C]
+    ) -> Tensor:  # [N, tokens, ..., C]
         few_tokens = hidden.shape[1] <= FEW_TOKENS
         hidden = self._run(self._attend, hidden, cheap=few_tokens)
         if self.attn2 is not None:
@@ -188,16 +210,31 @@ class TransformerBlock(Checkpointed):
 
 def self_attention(
     attention: Attention,
-    hidden: Tensor,  # [N, tokens, C]
-) -> Tensor:  # [N, tokens, C]
-    """diffusers' self attention without the options that are not used here, each of which would copy the video."""
-    per_head = (*hidden.shape[:2], attention.heads, -1)
+    hidden: Tensor,  # [N, tokens, ..., C]
+) -> Tensor:  # [N, tokens, ..., C]
+    """diffusers' self attention without the options that are not used here, each of which would copy the video.
+
+    Axes between tokens and channels are attended to one by one: they count as heads, for which no tensor is copied.
+    """
+    projections = cast(tuple[nn.Linear, ...], (attention.to_q, attention.to_k, attention.to_v))
+    head_channels = projections[0].out_features // attention.heads
     query, key, value = (
-        project(hidden).view(per_head).transpose(1, 2)
-        for project in cast(tuple[nn.Linear, ...], (attention.to_q, attention.to_k, attention.to_v))
+        tensor.view(*hidden.shape[:2], -1, head_channels).transpose(1, 2) for tensor in project(hidden, *projections)
     )
-    attended = F.scaled_dot_product_attention(query, key, value)
-    return cast(nn.ModuleList, attention.to_out)[0](attended.transpose(1, 2).flatten(2))
+    parts = [
+        _attend(*(tensor[:, start : start + MOST_HEADS] for tensor in (query, key, value)))
+        for start in range(0, query.shape[1], MOST_HEADS)
+    ]
+    attended = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return cast(nn.ModuleList, attention.to_out)[0](attended.transpose(1, 2).reshape(*hidden.shape[:-1], -1))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # [N, heads, tokens, channels]
+    if query.is_cuda and query.shape[2] <= FEW_TOKENS and not torch.compiler.is_compiling():
+        # The kernel that wastes the least where the tokens do not fill a tile; it was the fastest at every level.
+        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            return F.scaled_dot_product_attention(query, key, value)
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 class SpatialTransformer(nn.Module):
@@ -245,11 +282,9 @@ class TemporalTransformer(nn.Module):
         count, channels, height, width = hidden.shape
         # The statistics of the norm run over the frames too.
         normed = group_norm(self.norm, hidden, silu=False, frames_per_set=num_frames)
-        video = normed.permute(0, 2, 3, 1).reshape(-1, num_frames, height * width, channels)
-        tokens = video.transpose(1, 2).reshape(-1, num_frames, channels)
+        tokens = normed.permute(0, 2, 3, 1).reshape(-1, num_frames, height * width, channels)
         tokens = self.proj_out(self.block(self.proj_in(tokens)))
-        update = tokens.reshape(-1, height * width, num_frames, channels).transpose(1, 2)
-        return hidden + update.reshape(count, height, width, channels).permute(0, 3, 1, 2)
+        return hidden + tokens.reshape(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def zero_initialise(layer: nn.Linear | nn.Conv2d) -> None:

@@ -22,7 +22,7 @@ from guidedvd_ns.priors.viewcrafter.blocks import (
     TemporalTransformer,
     zero_initialise,
 )
-from guidedvd_ns.priors.viewcrafter.fused import group_norm, layer, upsample
+from guidedvd_ns.priors.viewcrafter.fused import concatenate, group_norm, in_layout_of, layer, upsample
 
 INITIAL_ATTENTION_HEADS = 8
 
@@ -49,7 +49,7 @@ class UNetLayer(nn.Module):
     def forward(
         self,
         hidden: Tensor,  # [B*T, in_channels, h, w]
-        embedding: Tensor,  # [B*T, embedding_channels] after SiLU
+        embedding: Tensor,  # [B*T or 1, embedding_channels] after SiLU
         context: tuple[Tensor, ...],
         num_frames: int,
     ) -> Tensor:  # [B*T, out_channels, h or 2h, w or 2w]
@@ -149,9 +149,9 @@ class ViewCrafterUNet(ModelMixin, ConfigMixin):
     def forward(
         self,
         sample: Tensor,  # [B, in_channels, T, h, w]
-        timestep: Tensor,  # [B] int, 0..999
+        timestep: Tensor,  # [B] int, 0..999, or [1] for all
         context: Tensor | None = None,  # [B, text_tokens + image tokens, context_dim]
-        fs: Tensor | None = None,  # [B] int, frames per second
+        fs: Tensor | None = None,  # like `timestep`, frames per second
     ) -> Tensor:  # [B, out_channels, T, h, w]
         """Denoise a batch of videos; h and w are multiples of `2 ** (levels - 1)`.
 
@@ -160,11 +160,12 @@ class ViewCrafterUNet(ModelMixin, ConfigMixin):
         """
         batch, _, num_frames, height, width = sample.shape
         # Every residual block begins with the same activation of the embedding.
-        embedding = F.silu(self._embed(timestep, fs, sample.dtype)).repeat_interleave(num_frames, dim=0)
+        embedding = F.silu(self._embed(timestep, fs, sample.dtype))
+        if len(embedding) > 1:
+            embedding = embedding.repeat_interleave(num_frames, dim=0)
         context_pair = self._split_context(context, num_frames)
 
-        frames = sample.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        hidden = self.conv_in(frames)
+        hidden = self.conv_in(in_layout_of(self.conv_in, sample.transpose(1, 2).flatten(0, 1)))
         if self.temporal_in is not None:
             hidden = self.temporal_in(hidden, num_frames)
         skips = [hidden]
@@ -175,7 +176,7 @@ class ViewCrafterUNet(ModelMixin, ConfigMixin):
         for block in self.mid_blocks:
             hidden = block(hidden, embedding, context_pair, num_frames)
         for block in self.up_blocks:
-            hidden = block(torch.cat([hidden, skips.pop()], dim=1), embedding, context_pair, num_frames)
+            hidden = block(concatenate(hidden, skips.pop()), embedding, context_pair, num_frames)
         hidden = layer(self.conv_out, group_norm(self.conv_norm_out, hidden, silu=True))
         return hidden.reshape(batch, num_frames, -1, height, width).transpose(1, 2)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from guidedvd_ns.priors.base import Memory, Prediction, SamplerOverrides, SamplerSettings, VideoPrior, rms
 from guidedvd_ns.priors.viewcrafter.blocks import Checkpointed, TransformerBlock
+from guidedvd_ns.priors.viewcrafter.capture import CapturedNetwork
 from guidedvd_ns.priors.viewcrafter.conditioning import (
     Conditioning,
     condition_frames,
@@ -42,6 +43,10 @@ EncodeContext = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 RECOMPUTE_ABOVE = 24 * 2**20
 """Bytes of a layer's video above which its cheap parts are computed again in the backward pass."""
+WIDE = 128
+"""Channels at full resolution from which a network computes channels last on CUDA, by the kernels for that."""
+FRAMES_PER_SLICE = 9
+"""Frames that a wide network decodes together: three slices of the 25, within 24 GiB at 320x448."""
 
 
 class ViewCrafterPrior(VideoPrior):
@@ -62,6 +67,9 @@ class ViewCrafterPrior(VideoPrior):
     Raises:
         ValueError: where components do not fit together.
     """
+
+    capture: bool = False
+    """Replay the denoiser as CUDA graphs in the default memory setting; they hold their memory between the steps."""
 
     def __init__(
         self,
@@ -85,11 +93,13 @@ class ViewCrafterPrior(VideoPrior):
         self.fill_holes = fill_holes
         self.residual = residual
         self.context_encoder = context_encoder
-        self.set_memory("default")
-        if unet.device.type == "cuda":
-            # The layers run channels last there, and would rearrange their weights at every call.
+        self.wide = unet.device.type == "cuda" and unet.config["model_channels"] >= WIDE
+        if self.wide:
             use_channels_last(unet)
-            use_channels_last(vae)
+            if vae.config["block_out_channels"][0] >= WIDE:
+                use_channels_last(vae)
+        self.captured: CapturedNetwork | None = None
+        self.set_memory("default")
         self.latent_channels: int = vae.config["latent_channels"]
         self.latent_stride = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.size_multiple = self.latent_stride * 2 ** (len(unet.config["channel_mult"]) - 1)
@@ -247,12 +257,12 @@ class ViewCrafterPrior(VideoPrior):
         contexts = [conditioning.context, conditioning.unconditional_context]
         contexts = [context.to(self.dtype) for context in contexts if context is not None]
         passes = max(len(contexts), 1)
-        timestep = torch.full((passes,), t, device=self.device)
+        timestep = torch.full((1,), t, device=self.device)
         if passes > 1 and self.memory == "low":
-            v = torch.cat([self.unet(inputs, timestep[:1], context) for context in contexts]).float()
+            v = torch.cat([self.unet(inputs, timestep, context) for context in contexts]).float()
         else:
             context = torch.cat(contexts) if contexts else None
-            v = self.unet(inputs.expand(passes, -1, -1, -1, -1), timestep, context).float()
+            v = self._denoise(inputs.expand(passes, -1, -1, -1, -1), timestep, context).float()
         if self.residual:
             v = v + condition_velocity(conditioning.z, self.scheduler.alphas_cumprod[t].to(v))
         if passes == 1:
@@ -262,6 +272,16 @@ class ViewCrafterPrior(VideoPrior):
         v = v_unconditional + self.settings.cfg_scale * gap
         phi = self.settings.guidance_rescale
         return phi * v * (v_conditional.std() / v.std()) + (1 - phi) * v, gap
+
+    def _denoise(self, inputs: Tensor, timestep: Tensor, context: Tensor | None) -> Tensor:
+        """The network's output, replayed where that is asked for."""
+        if not (self.capture and self.device.type == "cuda" and self.memory == "default"):
+            return self.unet(inputs, timestep, context)
+        others = (timestep,) if context is None else (timestep, context)
+        if self.captured is None or not self.captured.fits(inputs, *others):
+            self.captured = None
+            self.captured = CapturedNetwork(self.unet, inputs, *others)
+        return self.captured(inputs, *others)
 
     @torch.no_grad()
     def step(
@@ -316,7 +336,11 @@ class ViewCrafterPrior(VideoPrior):
         on the CPU.
         """
         self.memory = memory
-        self.frames_per_slice = 1 if memory == "low" else type(self).frames_per_slice
+        # What is recomputed is part of the captured passes.
+        self.captured = None
+        self.frames_per_slice = FRAMES_PER_SLICE if self.wide else type(self).frames_per_slice
+        if memory == "low":
+            self.frames_per_slice = 1
         if isinstance(self.context_encoder, ContextEncoder):
             self.context_encoder.offload = memory == "low"
         for module in self.unet.modules():

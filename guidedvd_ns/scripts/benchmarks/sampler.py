@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ class Variant:
     """Compile the network's blocks with torch.compile."""
     cudnn_search: Optional[bool] = None
     """Let cuDNN time its algorithms at the first call, or not; the library's own setting by default."""
+    capture: bool = False
+    """Replay the denoiser as CUDA graphs."""
     guided: bool = True
     approximation: dict[str, Any] = field(default_factory=dict)
     """Fields of `GuidanceApproximation`."""
@@ -50,12 +53,16 @@ class Variant:
 
 VARIANTS = {
     "default": Variant("memory default, exact"),
+    "graph": Variant("denoiser replayed as CUDA graphs", capture=True),
     "low": Variant("memory low, exact", memory="low"),
     "search": Variant("cuDNN searches its algorithms", cudnn_search=True),
     "keep": Variant("nothing recomputed", keep_everything=True),
     "slice-1": Variant("1 frame decoded at a time", frames_per_slice=1),
-    "slice-9": Variant("9 frames decoded at a time", frames_per_slice=9),
+    "slice-5": Variant("5 frames decoded at a time", frames_per_slice=5),
+    "slice-13": Variant("13 frames decoded at a time", frames_per_slice=13),
     "unguided": Variant("no guidance", guided=False),
+    "unguided-graph": Variant("no guidance, as a CUDA graph", guided=False, capture=True),
+    "every-2": Variant("every second step guided", approximation={"every": 2}),
     "detached": Variant("no gradient through the UNet", approximation={"detach_denoiser": True}),
     "latents": Variant("compared as latents", approximation={"space": "latents"}),
     "latents-detached": Variant(
@@ -64,8 +71,8 @@ VARIANTS = {
     "undimmed": Variant("frames decoded at full scale", approximation={"undimmed": True}),
     "compile": Variant("blocks compiled", compile=True),
 }
-SELDOM = ("compile",)
-"""Variants that are measured only where asked for by name: compiling takes minutes."""
+SELDOM = ("search", "slice-1", "slice-5", "slice-13", "unguided-graph", "compile")
+"""Variants that are measured only where asked for by name; compiling takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Result:
     calls: int = 0
     """Steps that were timed."""
     gibibytes: Optional[float] = None
-    """Peak of the allocated memory, weights included."""
+    """Peak of the allocated memory, weights included, and the memory of the graphs."""
     teraflop: Optional[float] = None
     """Counted arithmetic of a step, recomputation included."""
     cosine: Optional[float] = None
@@ -100,12 +107,14 @@ class SamplerBenchmark:
     """Which to measure; all but the compiled ones by default."""
     calls: int = 10
     """Steps that are timed of each variant, after two that are not."""
-    seconds: float = 6.0
+    seconds: float = 30.0
     """Time for each variant, after which no further step is begun."""
+    budget: float = 95.0
+    """Seconds after which no further variant is begun."""
     layers: bool = False
     """Time the layers one by one too, in several forms, at this size and the bundled prior's."""
-    profile: bool = False
-    """Print which kernels take the time of a step in the default variant."""
+    profile: bool = True
+    """Print which kernels take the time of a step in the default variant, and where it is lost."""
     seed: int = 0
     """Seed of weights and inputs."""
     device: Optional[str] = None
@@ -135,7 +144,8 @@ class Bench:
             self.generator, settings.height, settings.width, settings.num_frames
         )
         self._pixels = SceneGrounding
-        self.exact: Optional[Tensor] = None
+        with self.set_up(VARIANTS["default"]):
+            self.exact = self.gradient(VARIANTS["default"])
 
     def grounding(self, variant: Variant) -> Grounding:
         from guidedvd_ns.guidance import LatentGrounding
@@ -147,22 +157,27 @@ class Bench:
         return self._pixels(self.target, self.known, reconstruction, frames_per_slice=slices)
 
     def step(self, variant: Variant) -> Callable[[], object]:
-        """A step of the variant, ready to be called again and again."""
+        """A step of the variant, ready to be called again and again: as many as there are to a guided one."""
         from guidedvd_ns.guidance import GuidanceApproximation, guided_step
 
         grounding = self.grounding(variant) if variant.guided else None
         approximation = GuidanceApproximation(**variant.approximation)
         factor = self.prior.settings.guidance_factor
-        return lambda: guided_step(
-            self.prior,
-            self.conditioning,
-            self.x_t,
-            self.t,
-            grounding=grounding,
-            generator=self.generator,
-            guidance_factor=factor,
-            approximation=approximation,
-        )
+
+        def steps() -> None:
+            for index in range(approximation.every):
+                guided_step(
+                    self.prior,
+                    self.conditioning,
+                    self.x_t,
+                    self.t,
+                    grounding=grounding if index == 0 else None,
+                    generator=self.generator,
+                    guidance_factor=factor,
+                    approximation=approximation,
+                )
+
+        return steps
 
     def gradient(self, variant: Variant) -> Tensor:
         """The gradient that shifts the variant's step."""
@@ -182,6 +197,7 @@ class Bench:
 
         search = torch.backends.cudnn.benchmark
         self.prior.set_memory(variant.memory)
+        self.prior.capture = variant.capture
         blocks = [module for module in self.prior.unet.modules() if isinstance(module, Checkpointed)]
         for block in blocks:
             if variant.keep_everything and isinstance(block, TransformerBlock):
@@ -194,6 +210,7 @@ class Bench:
             yield
         finally:
             torch.backends.cudnn.benchmark = search
+            self.prior.capture = False
             self.prior.set_memory("default")
             for block in blocks:
                 block._compiled_call_impl = None
@@ -208,13 +225,17 @@ class Bench:
         result = Result(name, variant.what)
         try:
             with self.set_up(variant):
-                step = self.step(variant)
+                step, every = self.step(variant), variant.approximation.get("every", 1)
                 timing = measure(step, self.device, calls=self.config.calls, seconds=self.config.seconds)
-                peak = None if timing.peak_bytes is None else timing.peak_bytes / 2**30
-                result = replace(result, seconds=timing.seconds, calls=timing.calls, gibibytes=peak)
-                if not variant.compile:
-                    result = replace(result, teraflop=_count_flops(step) / 1e12)
-                if variant.guided:
+                peak = timing.peak_bytes
+                if peak is not None:
+                    # The graphs' memory counts as free while what was kept in it waits for the backward pass.
+                    captured = self.prior.captured
+                    peak = (peak + (0 if captured is None else captured.bytes)) / 2**30
+                result = replace(result, seconds=timing.seconds / every, calls=timing.calls, gibibytes=peak)
+                if not (variant.compile or variant.capture):
+                    result = replace(result, teraflop=_count_flops(step) / every / 1e12)
+                if variant.guided and every == 1:
                     result = self._compare(result, variant)
         except Exception as failure:  # One variant that fails, of memory for instance, must not end the others.
             CONSOLE.log(f"[red]{name}:[/] {traceback.format_exc(limit=-4)}")
@@ -226,8 +247,6 @@ class Bench:
     def _compare(self, result: Result, variant: Variant) -> Result:
         from guidedvd_ns.priors.base import rms
 
-        if self.exact is None:
-            self.exact = self.gradient(VARIANTS["default"])
         ours, exact = self.gradient(variant), self.exact
         ours, exact = ours / rms(ours), exact / rms(exact)
         return replace(result, cosine=(ours * exact).mean().item(), relative_rms=rms(ours - exact).item())
@@ -247,6 +266,7 @@ def benchmark_sampler(config: Annotated[SamplerBenchmark, tyro.conf.arg(name="")
 
     from guidedvd_ns.scripts.benchmarks.timing import matrix_rate
 
+    started = time.perf_counter()
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     on_gpu = device.type == "cuda"
     report: dict[str, Any] = {"torch": torch.__version__, "weights": "random", "authors": AUTHORS, "results": []}
@@ -261,7 +281,10 @@ def benchmark_sampler(config: Annotated[SamplerBenchmark, tyro.conf.arg(name="")
     )
     results: list[Result] = []
     for name in config.variants or [name for name in VARIANTS if name not in SELDOM]:
-        result = bench.measure(name)
+        if time.perf_counter() - started < config.budget:
+            result = bench.measure(name)
+        else:
+            result = Result(name, VARIANTS[name].what, error="not measured: the time was up")
         results.append(result)
         CONSOLE.print(_line(result))
         report["results"] = [asdict(entry) for entry in results]
@@ -271,7 +294,13 @@ def benchmark_sampler(config: Annotated[SamplerBenchmark, tyro.conf.arg(name="")
     CONSOLE.print(_table(results, floor, config.size == "full" and on_gpu))
     _save(report, config.output)
     if config.profile:
-        report["profile"] = _profile(bench, device)
+        from guidedvd_ns.scripts.benchmarks.step_profile import lost_time, profile_kernels
+
+        with bench.set_up(VARIANTS["default"]):
+            rows = profile_kernels(bench.step(VARIANTS["default"]), device)
+        seconds = next((result.seconds for result in results if result.variant == "default"), None)
+        report["groups"] = lost_time(rows, seconds, floor)
+        report["profile"] = rows[:100]
         _save(report, config.output)
     if config.layers:
         from guidedvd_ns.scripts.benchmarks.layers import time_layers
@@ -296,30 +325,6 @@ def _floor(results: list[Result], rate: float) -> Optional[float]:
         if name in counted:
             return 1e12 * counted[name] / rate
     return None
-
-
-def _profile(bench: Bench, device: torch.device) -> list[dict[str, Any]]:
-    """Print and return the kernels that take most of a step's time."""
-    from torch.profiler import ProfilerActivity, profile
-
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with bench.set_up(VARIANTS["default"]):
-        step = bench.step(VARIANTS["default"])
-        step()
-        with profile(activities=activities) as profiler:
-            step()
-    on_gpu = device.type == "cuda"
-    rows = []
-    for entry in profiler.key_averages():
-        time = entry.self_device_time_total if on_gpu else entry.self_cpu_time_total
-        # Kernels alone: an operator's device time is that of its kernels once more.
-        if time > 0 and (not on_gpu or "CUDA" in str(entry.device_type)):
-            rows.append({"name": entry.key, "milliseconds": time / 1e3, "count": entry.count})
-    rows.sort(key=lambda row: -row["milliseconds"])
-    CONSOLE.print(f"Kernels: {sum(row['milliseconds'] for row in rows):.1f} ms in {sum(row['count'] for row in rows)}")
-    for row in rows[:40]:
-        CONSOLE.print(f"{row['milliseconds']:8.2f} ms {row['count']:5d} x  {row['name'][:110]}", highlight=False)
-    return rows[:100]
 
 
 def _line(result: Result) -> str:

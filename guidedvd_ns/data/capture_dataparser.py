@@ -66,7 +66,8 @@ class CaptureDataParser(DataParser):
     this factor and `dataparser_scale` is a z-depth in scene units, and 0 is no measurement.
 
     The metadata of the split `train` also holds the initial points: `points3D_xyz` [N, 3] float32 (scene units),
-    `points3D_rgb` [N, 3] uint8, and `points3D_source`: "random", else where the capture has them from.
+    `points3D_rgb` [N, 3] uint8, and `points3D_source`: "random", "tracks" for points that features of input views made,
+    else where the capture has them from.
     """
 
     config: CaptureDataParserConfig
@@ -155,7 +156,7 @@ class CaptureDataParser(DataParser):
         points = self._capture.load_points([self._capture.frames[index].name for index in self._views["train"]])
         if points is not None and len(points):
             xyz = (torch.from_numpy(points.xyz) @ transform[:, :3].T + transform[:, 3]) * scale
-            source = self._capture.points_source
+            source = "tracks" if points.tracked else self._capture.points_source
             return {"points3D_xyz": xyz, "points3D_rgb": torch.from_numpy(points.rgb), "points3D_source": source}
         if self.config.num_random_points < 1:
             return {}

@@ -121,10 +121,11 @@ def _read_points(model: Path, names: dict[int, str], input_names: Sequence[str])
         return None
     table = _read_table(model, "points3D", colmap_io.read_points3D_binary, colmap_io.read_points3D_text)
     points = list(table.values())
-    if any(len(point.image_ids) for point in points):
+    tracked = any(len(point.image_ids) for point in points)
+    if tracked:
         inputs = {image_id for image_id, name in names.items() if name in set(input_names)}
         points = [point for point in points if len(inputs.intersection(point.image_ids.tolist())) >= _MIN_INPUT_VIEWS]
     if not points:
         return None
     xyz = np.stack([point.xyz for point in points]) @ _COLMAP_TO_NERFSTUDIO[:3, :3].T
-    return PointCloud(xyz.astype(np.float32), np.stack([point.rgb for point in points]).astype(np.uint8))
+    return PointCloud(xyz.astype(np.float32), np.stack([point.rgb for point in points]).astype(np.uint8), tracked)

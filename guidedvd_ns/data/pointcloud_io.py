@@ -14,6 +14,8 @@ class PointCloud:
 
     xyz: np.ndarray  # [N, 3] float32
     rgb: np.ndarray  # [N, 3] uint8
+    tracked: bool = False
+    """Whether each point is known to be seen by input views, since features of theirs made it."""
 
     def __len__(self) -> int:
         return len(self.xyz)

@@ -239,7 +239,7 @@ def _moved(
     if motion is None:
         return points
     xyz = points.xyz @ motion[:3, :3].T + motion[:3, 3]
-    return PointCloud(xyz.astype(np.float32), points.rgb)
+    return replace(points, xyz=xyz.astype(np.float32))
 
 
 guidedvd_scannetpp = DataParserSpecification(

@@ -210,7 +210,7 @@ def to_scene(outputs: DataparserOutputs, xyz: np.ndarray) -> np.ndarray:
 
 def test_colmap_points_that_two_input_views_saw_come_into_the_cameras_world(scene: Path) -> None:
     outputs = parse(scene)
-    assert outputs.metadata["points3D_source"] == "capture"
+    assert outputs.metadata["points3D_source"] == "tracks"
     np.testing.assert_allclose(outputs.metadata["points3D_xyz"].numpy(), to_scene(outputs, DOTS[:1]), atol=1e-5)
     assert outputs.metadata["points3D_rgb"].tolist() == [[10, 20, 30]]
     assert "points3D_xyz" not in parse(scene, "test").metadata

@@ -56,12 +56,22 @@ class PointCloud:
         Their radius follows their density: surfaces of a sparse cloud shall look as closed as those of the dense ones
         that ViewCrafter knows, and hide what is behind them.
         """
+        index, radius = self.visible(camera, size)
+        return replace(self, xyz=self.xyz[index], rgb=self.rgb[index], radius=radius)
+
+    def visible(
+        self,
+        camera: Cameras,  # [1] pinhole
+        size: tuple[int, int],  # height and width at which occlusion is decided
+        occlusion: float = OCCLUSION,
+    ) -> tuple[Tensor, float]:
+        """Indices [M] of the points that the camera sees, and the radius of the discs that hide the others."""
         ((viewmat, intrinsics),) = _matrices(camera, size, self.xyz.device)
         index, _, pixel, depth = _project(self.xyz, viewmat, intrinsics, size, margin=0)
-        buffer = _z_buffer(self.xyz, viewmat, intrinsics, size, closing_radius(len(index), size))
+        radius = closing_radius(len(index), size)
+        buffer = _z_buffer(self.xyz, viewmat, intrinsics, size, radius)
         closest = (buffer[pixel[:, 1] * size[1] + pixel[:, 0]] >> 32).int().view(torch.float32)
-        index = index[depth <= closest * (1 + OCCLUSION)]
-        return replace(self, xyz=self.xyz[index], rgb=self.rgb[index], radius=closing_radius(len(index), size))
+        return index[depth <= closest * (1 + occlusion)], radius
 
 
 def closing_radius(count: int, size: tuple[int, int]) -> float:

@@ -1,4 +1,4 @@
-"""The `guidedvd-demo` dataparser: a procedural room, photographed on the spot, for trying the method without data.
+"""The `guidedvd-demo` and `guidedvd-rooms` dataparsers: procedural rooms, photographed on the spot, so no data needed.
 
 Nerfstudio loads this module while its own datamanagers are being imported: nothing here may import them, nor our
 datamanager, pipeline or model; the rooms are imported only when one is made.
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 # Part of the cache's key: raise it whenever the same settings give other pictures.
 _VERSION = 2
 
-_HELD_OUT_SEEDS = 10_000_000  # rooms.HELD_OUT_SEEDS, which is not worth importing the rooms for
+HELD_OUT_SEEDS = 10_000_000
+"""`rooms.HELD_OUT_SEEDS`, which is not worth importing the rooms for."""
 
 DEMO_SEED = 10_000_009
 """The demo's room, one of those that are never trained on."""
@@ -43,7 +44,7 @@ class GuidedVDDemoDataParserConfig(DataParserConfig):
     experiment_name: ClassVar[str] = "demo"
     """Name of a run without a name of its own."""
     room_seed: int = DEMO_SEED
-    """Which room. The bundled prior was trained on rooms below 10 000 000 and never on those from there on."""
+    """Which room. Seeds below 10 000 000 are for training; such an N stands for room 10 000 000 + N here."""
     num_input_views: int = 6
     """Input views along a walk of about 105 degrees; there are twice as many test views on this walk and off it."""
     width: int = 160
@@ -59,6 +60,21 @@ class GuidedVDDemoDataParserConfig(DataParserConfig):
     cache_dir: Optional[Path] = None
     """Where the pictures are kept, so that they are made only once. If not set, guidedvd-ns in the user's cache
     folder."""
+
+
+@dataclass
+class GuidedVDRoomsDataParserConfig(GuidedVDDemoDataParserConfig):
+    """The rooms that the method is measured on: six input views and twenty-four test views of room 0, 1, 2, ..."""
+
+    experiment_name: ClassVar[str] = "room"
+    room_seed: int = HELD_OUT_SEEDS
+    """Which room. Seeds below 10 000 000 are for training; such an N stands for room 10 000 000 + N here."""
+    width: int = 320
+    """Width of the images in pixels; 640x480 suits a GPU."""
+    height: int = 240
+    """Height of the images in pixels."""
+    num_points: int = 20_000
+    """Points of the cloud that comes with the input views."""
 
 
 class GuidedVDDemo(DataParser):
@@ -114,14 +130,27 @@ class GuidedVDDemo(DataParser):
             self._make(folder)
         return folder
 
+    @property
+    def room_seed(self) -> int:
+        """The room's seed, never one that is trained on.
+
+        Raises:
+            ValueError: the seed of the config is negative.
+        """
+        seed = self.config.room_seed
+        if seed < 0:
+            raise ValueError(f"--room-seed is {seed}; rooms are numbered from 0.")
+        return seed if seed >= HELD_OUT_SEEDS else HELD_OUT_SEEDS + seed
+
     def _settings(self) -> dict[str, Any]:
         """All that the pictures depend on."""
         ignored = ("_target", "data", "cache_dir")
-        return {name: value for name, value in vars(self.config).items() if name not in ignored}
+        settings = {name: value for name, value in vars(self.config).items() if name not in ignored}
+        return {**settings, "room_seed": self.room_seed}
 
     def _key(self) -> str:
         text = json.dumps({"version": _VERSION, **self._settings()}, sort_keys=True)
-        return f"room-{self.config.room_seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return f"room-{self.room_seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def _initial_points(self) -> dict[str, Any]:
         from guidedvd_ns.data.pointcloud_io import read_ply
@@ -138,14 +167,12 @@ class GuidedVDDemo(DataParser):
         config = self.config
         if config.width < 16 or config.height < 16:
             raise ValueError(f"Images of {config.width}x{config.height} pixels were asked for; use at least 16x16.")
-        if config.room_seed < _HELD_OUT_SEEDS:
-            CONSOLE.log(
-                f"[yellow]Room {config.room_seed} may have been trained on; seeds from {_HELD_OUT_SEEDS} never are"
-            )
+        if config.room_seed != self.room_seed:
+            CONSOLE.log(f"Seed {config.room_seed} is one of those trained on; room {self.room_seed} takes its place")
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
         temporary.mkdir(parents=True, exist_ok=True)
         try:
-            _write(_photograph(config), config, temporary)
+            _write(_photograph(self.room_seed, config), config, temporary)
             os.replace(temporary, folder)
         except OSError:
             # Another process may have put the same folder there first.
@@ -155,21 +182,22 @@ class GuidedVDDemo(DataParser):
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _photograph(config: GuidedVDDemoDataParserConfig) -> "RoomCapture":
+def _photograph(seed: int, config: GuidedVDDemoDataParserConfig) -> "RoomCapture":
     from rich.progress import Progress
 
     from guidedvd_ns.data.rooms.capture import make_capture
 
     with Progress(console=CONSOLE, transient=True) as progress:
-        task = progress.add_task(f"Photographing room {config.room_seed}", total=None)
+        task = progress.add_task(f"Photographing room {seed}", total=None)
         return make_capture(
-            config.room_seed,
+            seed,
             num_inputs=config.num_input_views,
             height=config.height,
             width=config.width,
             field_of_view=config.field_of_view,
             num_points=config.num_points,
             depth_noise=config.depth_noise,
+            device="cuda" if torch.cuda.is_available() else "cpu",
             on_view=lambda done, total: progress.update(task, completed=done, total=total),
         )
 
@@ -221,4 +249,9 @@ def _write(capture: "RoomCapture", config: GuidedVDDemoDataParserConfig, folder:
 guidedvd_demo = DataParserSpecification(
     config=GuidedVDDemoDataParserConfig(),
     description="A procedural room with six input views, made on the spot: no data and no download needed.",
+)
+
+guidedvd_rooms = DataParserSpecification(
+    config=GuidedVDRoomsDataParserConfig(),
+    description="Procedural rooms that are never trained on, by number: six input views and twenty-four test views.",
 )

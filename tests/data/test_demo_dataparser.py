@@ -10,7 +10,14 @@ import torch
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from guidedvd_ns.data import demo_dataparser
-from guidedvd_ns.data.demo_dataparser import DEMO_SEED, GuidedVDDemo, GuidedVDDemoDataParserConfig, guidedvd_demo
+from guidedvd_ns.data.demo_dataparser import (
+    DEMO_SEED,
+    GuidedVDDemo,
+    GuidedVDDemoDataParserConfig,
+    GuidedVDRoomsDataParserConfig,
+    guidedvd_demo,
+    guidedvd_rooms,
+)
 from guidedvd_ns.data.rooms import HELD_OUT_SEEDS, Room
 from guidedvd_ns.data.rooms.tracing import distance_to_primitives, distance_to_walls
 
@@ -53,7 +60,7 @@ def test_points_lie_near_the_surfaces_by_the_depth_noise(cache: Path):
 
 def test_pictures_are_made_once(cache: Path, monkeypatch: pytest.MonkeyPatch):
     folder = small(cache).folder
-    monkeypatch.setattr(demo_dataparser, "_photograph", lambda config: pytest.fail("photographed again"))
+    monkeypatch.setattr(demo_dataparser, "_photograph", lambda seed, config: pytest.fail("photographed again"))
     assert small(cache).folder == folder
     assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
 
@@ -72,7 +79,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
         raise RuntimeError("disk full")
 
     monkeypatch.setattr(demo_dataparser, "_write", fail)
-    monkeypatch.setattr(demo_dataparser, "_photograph", lambda config: None)
+    monkeypatch.setattr(demo_dataparser, "_photograph", lambda seed, config: None)
     with pytest.raises(RuntimeError, match="disk full"):
         _ = small(tmp_path).folder
     assert list((tmp_path / "demo").iterdir()) == []
@@ -95,8 +102,26 @@ def test_wrong_settings_are_named(tmp_path: Path, cache: Path):
 
 
 def test_the_demo_room_is_held_out():
-    assert DEMO_SEED >= HELD_OUT_SEEDS == demo_dataparser._HELD_OUT_SEEDS
+    assert DEMO_SEED >= HELD_OUT_SEEDS == demo_dataparser.HELD_OUT_SEEDS
     assert isinstance(guidedvd_demo.config, GuidedVDDemoDataParserConfig)
+
+
+def test_rooms_are_numbered_past_those_trained_on(tmp_path: Path):
+    settings = {"width": 32, "height": 24, "num_points": 400, "cache_dir": tmp_path}
+    rooms = [GuidedVDRoomsDataParserConfig(room_seed=seed, **settings).setup() for seed in (3, HELD_OUT_SEEDS + 3)]
+    assert [room.room_seed for room in rooms] == [HELD_OUT_SEEDS + 3] * 2
+    assert rooms[0].folder == rooms[1].folder and rooms[0].folder.name.startswith("room-10000003-")
+    train, test = (rooms[0].get_dataparser_outputs(split) for split in ("train", "test"))
+    assert len(train.image_filenames) == 6 and len(test.image_filenames) == 24
+    with pytest.raises(ValueError, match="numbered from 0"):
+        _ = GuidedVDRoomsDataParserConfig(room_seed=-1, **settings).setup().folder
+
+
+def test_the_rooms_come_with_their_own_defaults():
+    config = guidedvd_rooms.config
+    assert isinstance(config, GuidedVDRoomsDataParserConfig) and config.experiment_name == "room"
+    assert config.num_input_views == 6 and config.room_seed == HELD_OUT_SEEDS
+    assert isinstance(config.setup(), GuidedVDDemo)
 
 
 def test_the_module_is_light_and_imports_no_part_of_the_method():

@@ -56,9 +56,10 @@ def make_capture(
     field_of_view: float = 75.0,
     num_points: int = 15_000,
     depth_noise: float = 0.015,
+    device: torch.device | str = "cpu",
     on_view: Callable[[int, int], None] = lambda done, total: None,
 ) -> RoomCapture:
-    """Photographs one room on the CPU; fully determined by the arguments.
+    """Photographs one room; fully determined by the arguments (up to the rounding of another device).
 
     Args:
         seed: of the room, the views and the noise.
@@ -69,6 +70,7 @@ def make_capture(
         num_points: points kept of all the input views' pixels.
         depth_noise: standard deviation of a point's depth, as a share of it: half of the variance is smooth over the
             image. Besides, a tenth of the pixels is missing, in blobs.
+        device: where views are rendered; the capture is on the CPU.
         on_view: called after each rendered view with the number done and the total.
 
     Raises:
@@ -86,10 +88,11 @@ def make_capture(
     poses = torch.cat([inputs, on_path, off_path])
 
     images, depths = [], []
+    studio = room.to(device)
     for number, pose in enumerate(poses):
-        view = render(room, pose[None, None], intrinsics, height, width, supersample=2)
-        images.append((view.rgb[0, 0] * 255).round().byte())
-        depths.append(view.depth[0, 0])
+        view = render(studio, pose[None, None], intrinsics, height, width, supersample=2)
+        images.append((view.rgb[0, 0] * 255).round().byte().cpu())
+        depths.append(view.depth[0, 0].cpu())
         on_view(number + 1, len(poses))
     image, depth = torch.stack(images), torch.stack(depths)
     generator = torch.Generator().manual_seed(seed)

@@ -19,6 +19,8 @@ from guidedvd_ns.generation import GenerationSettings, InlineGenerator, Inpainti
 from guidedvd_ns.guidance import GuidanceApproximation
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.point_render import PointCloud
+from guidedvd_ns.points.choice import PointSettings, PointSource, initial_points
+from guidedvd_ns.points.monocular import DEFAULT_MODEL
 from guidedvd_ns.priors.base import Memory, SamplerOverrides
 from guidedvd_ns.run_folder import SequenceFolder
 from guidedvd_ns.schedule import Schedule
@@ -38,6 +40,15 @@ class GuidedVDDataManagerConfig(FullImageDatamanagerConfig):
     max_image_side: Optional[int] = None
     """Longest side in pixels that images are scaled down to, on top of camera_res_scale_factor; 0 for no limit.
     Default: 1600 on CUDA, 256 elsewhere."""
+    points: PointSource = "auto"
+    """Initial points, from the input views alone: the `dataset`'s own cloud where they see it, `sensor` depth,
+    monocular `depth` aligned to triangulated points, `triangulate` (SIFT; needs pycolmap), or `random` depths. `auto`
+    is the first of these that is at hand."""
+    points_depth_model: str = DEFAULT_MODEL
+    """Monocular depth model of points `depth`: a local folder, or `owner/name` on the Hugging Face hub, which is
+    downloaded at first use. `auto` uses it only where that is done."""
+    max_points: int = 50_000
+    """Upper bound on the initial points of `sensor` and `depth`."""
     prior: str = "auto"
     """Video prior: `viewcrafter` (the paper's; downloaded and converted at first use), `bundled`, the folder of a prior
     in diffusers format, or `owner/name` on the Hugging Face hub. `auto` is ViewCrafter where a converted copy is in the
@@ -95,6 +106,8 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
 
     def __init__(self, config: GuidedVDDataManagerConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
+        if self.test_mode == "val":
+            self._make_initial_points()
         self.pool: TrajectoryPool | None = None
         self.store = SequenceStore(
             all_time_probability=config.all_time_probability,
@@ -126,6 +139,12 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
         if scale < given:
             CONSOLE.log(f"Images are scaled by {scale:.3f} (--pipeline.datamanager.max-image-side 0 keeps them).")
         return scale
+
+    def _make_initial_points(self) -> None:
+        """Put the initial points where nerfstudio's pipeline reads them. Only training needs them."""
+        config, outputs = self.config, self.train_dataparser_outputs
+        settings = PointSettings(config.points, config.points_depth_model, config.max_points, device=str(self.device))
+        outputs.metadata.update(initial_points(outputs, settings).metadata())
 
     def _load_images(self, split: Any, cache_images_device: Literal["cpu", "gpu"]) -> list[dict[str, Tensor]]:
         """As the parent, which pins memory (a CUDA call) for `cpu` on any machine."""
@@ -189,12 +208,12 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
         return InpaintingGenerator(inpainter, guide, self._settings(), config.generation_seed)
 
     def _point_cloud(self) -> PointCloud:
-        """The capture's points, which the Gaussians start from; random ones would show nothing of the scene."""
+        """The initial points, which the Gaussians start from; random ones would show nothing of the scene."""
         metadata = self.train_dataparser_outputs.metadata
         if "points3D_xyz" not in metadata or metadata.get("points3D_source") == "random":
             raise ValueError(
-                "--pipeline.datamanager.condition is points, but this capture has no point cloud: name a PLY file as"
-                " ply_file_path in its transforms.json, or give --pipeline.datamanager.condition guide."
+                "--pipeline.datamanager.condition is points, but the initial points are random: choose others with"
+                " --pipeline.datamanager.points, or give --pipeline.datamanager.condition guide."
             )
         xyz, rgb = (metadata[name].to(self.device).float() for name in ("points3D_xyz", "points3D_rgb"))
         return PointCloud(xyz, rgb / 255)

@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 
 import pytest
 import tyro
+import yaml
 from nerfstudio.plugins.types import MethodSpecification
 
 from guidedvd_ns.config import GuidedVDTrainerConfig, guidedvd_splat, guidedvd_splat_reference
@@ -63,6 +64,17 @@ def test_runs_are_named_after_their_data(tmp_path):
     assert name(GuidedVDDataParserConfig(data=tmp_path / "fox")) == "fox"
     assert name(GuidedVDDataParserConfig(), data=tmp_path / "lounge") == "lounge"
     assert name(GuidedVDDemoDataParserConfig(), experiment_name="mine") == "mine"
+
+
+def test_a_config_from_before_a_setting_existed_is_read_with_its_default():
+    written = copy.deepcopy(guidedvd_splat.config)
+    sampler = vars(written.pipeline.datamanager).pop("sampler")
+    vars(written.pipeline.datamanager.trajectories)["num_frames"] = 25  # a setting that is no more
+    read = yaml.load(yaml.dump(written), Loader=yaml.Loader)
+    assert read.pipeline.datamanager.sampler == sampler
+    assert _differences(read, guidedvd_splat.config) == {}
+    assert "num_frames" not in dataclasses.asdict(read)["pipeline"]["datamanager"]["trajectories"]
+    assert read.pipeline.datamanager.sampler is not guidedvd_splat.config.pipeline.datamanager.sampler
 
 
 def test_constants_are_the_papers():
@@ -191,7 +203,7 @@ def test_each_entry_point_loads_in_a_fresh_process(group: str):
 def test_config_imports_nothing_heavy():
     code = (
         "import nerfstudio.configs.method_configs, sys; before = set(sys.modules); import guidedvd_ns.config;"
-        "heavy = {'diffusers', 'transformers', 'lpips', 'stlpips_pytorch', 'numba'};"
+        "heavy = {'diffusers', 'transformers', 'lpips', 'stlpips_pytorch', 'numba', 'pycolmap'};"
         "print(*sorted(heavy & (set(sys.modules) - before)))"
     )
     environment = {"NERFSTUDIO_METHOD_CONFIGS": "", "PATH": "/usr/bin:/bin"}

@@ -91,9 +91,11 @@ def _nearest_two(x: Tensor, y: Tensor, seed: Tensor) -> tuple[Tensor, Tensor, Te
     many = seed[..., None].expand_as(cell_x)
     dx = x[..., None] - cell_x - 0.2 - 0.6 * cell_random(cell_x, cell_y, many)
     dy = y[..., None] - cell_y - 0.2 - 0.6 * cell_random(cell_x, cell_y, many + 1)
-    near, which = dx.hypot(dy).topk(2, dim=-1, largest=False)
-    own = cell_random(cell_x, cell_y, many + 2).gather(-1, which[..., :1])[..., 0]
-    return near[..., 0], near[..., 1], own
+    distance = dx.hypot(dy)
+    first, which = distance.min(-1, keepdim=True)
+    second = distance.scatter(-1, which, torch.inf).amin(-1)
+    own = cell_random(cell_x, cell_y, many + 2).gather(-1, which)[..., 0]
+    return first[..., 0], second, own
 
 
 def cells(s: Surface) -> Tensor:

@@ -15,7 +15,8 @@ from guidedvd_ns.data.rooms.tracing import EAGER_TRACER, Hit, Tracer, fused_trac
 
 _PAIRS_ON_CPU = 1 << 20
 _PAIRS_ON_CUDA = 1 << 26
-_RAYS_COMPILED = 1 << 24
+_RAYS_COMPILED = 10_000_000
+"""Times the primitives of a room, this still fits the 32-bit indices of a fused kernel."""
 
 
 class RoomRender(NamedTuple):

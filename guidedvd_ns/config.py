@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -36,6 +36,11 @@ class GuidedVDTrainerConfig(TrainerConfig):
     max_num_iterations: Optional[int] = None  # type: ignore[assignment]
     """Length of the run, guide and scene together; every step count of the method scales with it. Default: 20 000 on
     CUDA, 4000 elsewhere. When a run is resumed, the number of further steps; default: what was left of it."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read back a config.yml; a run that was made before a setting existed has its default."""
+        self.__dict__.update(state)
+        _fill_in(self)
 
     def resolve_defaults(self) -> None:
         """Fill in what the user left open, by device; a second call changes nothing."""
@@ -89,6 +94,16 @@ class GuidedVDTrainerConfig(TrainerConfig):
             f"No CUDA device in use, so the run is small: {length}, images of at most "
             f"{pipeline.datamanager.max_image_side} pixels, at most {pipeline.datamanager.max_sequences} sequences."
         )
+
+
+def _fill_in(config: Any) -> None:
+    """Give `config` and the configurations in it the fields that they lack; plain defaults are the class's anyway."""
+    for field in fields(config):
+        if field.name not in vars(config) and field.default_factory is not MISSING:
+            object.__setattr__(config, field.name, field.default_factory())
+        value = getattr(config, field.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            _fill_in(value)
 
 
 def _adam(lr: float, scheduler: Any = None) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.utils.rich_utils import CONSOLE
-from rich.markup import escape
 from torch import Tensor
 
 from guidedvd_ns.cache import cache_folder
@@ -90,7 +89,7 @@ def initial_points(outputs: DataparserOutputs, settings: PointSettings) -> Initi
     else:
         points, reasons = sources.make(settings.source), []
     because = f" ({'; '.join(reasons)})" if reasons else ""
-    CONSOLE.log(escape(f"Initial points: {len(points)} from {_NAMES[points.source]}{because}."))
+    CONSOLE.log(f"Initial points: {len(points)} from {_NAMES[points.source]}{because}.")
     return points
 
 
@@ -147,7 +146,7 @@ class _Sources:
     def _missing(self, source: PointSource) -> Optional[str]:
         """What a source lacks, as a clause of a sentence; None where it can be tried."""
         if source in ("triangulate", "depth") and importlib.util.find_spec("pycolmap") is None:
-            return "triangulation needs pycolmap, which is not installed (pip install 'guidedvd-ns[points]')"
+            return "triangulation needs pycolmap, which is not installed (pip install 'pycolmap>=4.2')"
         if source == "dataset" and not _has_cloud(self._outputs):
             return "this capture has no point cloud; name a PLY file as ply_file_path in its transforms.json"
         if source == "sensor" and not has_sensor_depth(self._outputs):
@@ -201,6 +200,10 @@ class _Sources:
         return Triangulation(xyz, rgb, observed)
 
     def _random(self) -> InitialPoints:
+        metadata = self._outputs.metadata
+        if metadata.get("points3D_source") == "random":
+            # Our dataparsers have drawn them, as many as their own options say.
+            return InitialPoints(metadata["points3D_xyz"], metadata["points3D_rgb"], "random")
         views = self._views
         near, far = frusta_depth_range(views.cameras)
         xyz, rgb = random_points_in_frusta(

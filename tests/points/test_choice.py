@@ -18,7 +18,7 @@ from tests.points.known_scenes import corner_views, distance_to_walls
 from tests.scenes import write_capture
 
 needs_pycolmap = pytest.mark.skipif(
-    importlib.util.find_spec("pycolmap") is None, reason="needs pycolmap (pip install 'guidedvd-ns[points]')"
+    importlib.util.find_spec("pycolmap") is None, reason="needs pycolmap (pip install 'pycolmap>=4.2')"
 )
 
 
@@ -53,7 +53,7 @@ def test_auto_takes_the_best_that_is_at_hand(tmp_path, monkeypatch):
     points, said = choose(all_of_it)
     assert points.source == "dataset" and "from the data set's own cloud." in said
 
-    all_of_it.metadata["points3D_source"] = "random"
+    del all_of_it.metadata["points3D_xyz"]
     points, said = choose(all_of_it)
     assert points.source == "sensor" and "from the sensor's depth." in said
 
@@ -71,7 +71,14 @@ def test_auto_says_why_points_are_random(tmp_path, monkeypatch):
     without(monkeypatch, "pycolmap")
     points, said = choose(corner_outputs(tmp_path))
     assert points.source == "random" and len(points) == 30_000
-    assert "pip install 'guidedvd-ns[points]'" in said
+    assert "pip install 'pycolmap>=4.2'" in said
+
+
+def test_random_points_of_the_dataparser_are_taken_as_they_are(tmp_path):
+    outputs = corner_outputs(tmp_path, points=50)
+    outputs.metadata["points3D_source"] = "random"
+    points, _ = choose(outputs, "random")
+    assert points.xyz.equal(outputs.metadata["points3D_xyz"]) and points.rgb.equal(outputs.metadata["points3D_rgb"])
 
 
 @needs_pycolmap
@@ -113,7 +120,7 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
         choose(outputs, "sensor")
     without(monkeypatch, "pycolmap")
     for source in ("triangulate", "depth"):
-        with pytest.raises(ModuleNotFoundError, match=rf"points {source}: .*pip install 'guidedvd-ns\[points\]'"):
+        with pytest.raises(ModuleNotFoundError, match=rf"points {source}: .*pip install 'pycolmap>=4.2'"):
             choose(outputs, source)
 
 

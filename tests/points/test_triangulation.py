@@ -8,7 +8,7 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 
-pytest.importorskip("pycolmap", reason="triangulation needs pycolmap (pip install 'guidedvd-ns[points]')")
+pytest.importorskip("pycolmap", reason="triangulation needs pycolmap (pip install 'pycolmap>=4.2')")
 
 from guidedvd_ns.data.guidedvd_dataparser import GuidedVDDataParserConfig
 from guidedvd_ns.points.matching import detect, fundamental_matrix, match, pairs_to_match, triangulate_pairs

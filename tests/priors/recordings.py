@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 
 from guidedvd_ns.priors.base import SamplerSettings
 from guidedvd_ns.priors.viewcrafter.context import ContextEncoder
-from guidedvd_ns.priors.viewcrafter.keys import PREFIXES, convert_part, origins
+from guidedvd_ns.priors.viewcrafter.keys import PREFIXES, origins
 from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
 from guidedvd_ns.priors.viewcrafter.projector import ImageProjector
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
@@ -219,5 +219,6 @@ class RecordedPrior(ViewCrafterPrior):
 
 
 def _with_weights(part: str, model: Any, originals: dict[str, torch.Tensor]) -> Any:
-    model.load_state_dict(convert_part(part, originals, model.state_dict()))
+    found = origins(part, model.state_dict())
+    model.load_state_dict({name: origin.take(originals[origin.key]) for name, origin in found.items()})
     return model.eval().requires_grad_(False)

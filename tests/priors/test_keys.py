@@ -2,7 +2,7 @@
 
 import torch
 
-from guidedvd_ns.priors.viewcrafter.keys import Origin, convert_part, origins
+from guidedvd_ns.priors.viewcrafter.keys import Origin, origins
 from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
 
 
@@ -33,12 +33,14 @@ def test_names_of_the_clip_towers_may_have_their_model_s_prefix():
 def test_stacked_projections_are_cut_in_order():
     stacked = torch.arange(6.0)
     names = [f"encoder.layers.0.self_attn.{kind}_proj.bias" for kind in "kqv"]
-    ours = convert_part("text_encoder", {"transformer.resblocks.0.attn.in_proj_bias": stacked}, names)
-    assert [ours[name].tolist() for name in names] == [[2, 3], [0, 1], [4, 5]]
+    assert keys("text_encoder", *names) == ["transformer.resblocks.0.attn.in_proj_bias"] * 3
+    pieces = [origin.take(stacked).tolist() for origin in origins("text_encoder", names).values()]
+    assert pieces == [[2, 3], [0, 1], [4, 5]]
     stacked = torch.arange(8.0).reshape(4, 2)
     names = ["layers.1.attn.to_v.weight", "layers.1.attn.to_k.weight"]
-    ours = convert_part("image_projector", {"layers.1.0.to_kv.weight": stacked}, names)
-    assert [ours[name].tolist() for name in names] == [[[4, 5], [6, 7]], [[0, 1], [2, 3]]]
+    assert keys("image_projector", *names) == ["layers.1.0.to_kv.weight"] * 2
+    pieces = [origin.take(stacked).tolist() for origin in origins("image_projector", names).values()]
+    assert pieces == [[[4, 5], [6, 7]], [[0, 1], [2, 3]]]
 
 
 def test_original_shapes_are_those_that_are_taken_from():

@@ -7,7 +7,7 @@ name it. Original keys are written without the prefix of their part (`PREFIXES`)
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -142,19 +142,6 @@ def origins(
 ) -> dict[str, Origin]:
     """Where each of our weights comes from."""
     return {name: _origin(part, name, names) for name in names}
-
-
-def convert_part(
-    part: str,  # a key of `PREFIXES`
-    originals: Mapping[str, Tensor],  # without the prefix of the part
-    names: Collection[str],  # of all weights of the part, as in its `state_dict`
-) -> dict[str, Tensor]:
-    """The weights of a part under our names, as views of the original ones; originals that we do without are left out.
-
-    Raises:
-        KeyError: where an original is missing.
-    """
-    return {name: origin.take(originals[origin.key]) for name, origin in origins(part, names).items()}
 
 
 def _origin(part: str, name: str, names: Collection[str]) -> Origin:

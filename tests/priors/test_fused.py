@@ -168,7 +168,7 @@ def test_channels_last_weights_change_no_result():
 
 def check_kernels(device: str) -> None:
     """Values and gradients of the Triton kernels against PyTorch in double precision."""
-    from guidedvd_ns.priors.viewcrafter import kernels
+    from guidedvd_ns.priors.viewcrafter import kernels, pointwise
 
     def close(ours: Tensor, expected: Tensor) -> None:
         difference = (ours.double() - expected).norm() / expected.norm()
@@ -185,18 +185,21 @@ def check_kernels(device: str) -> None:
         expected = F.group_norm(doubles[0].transpose(1, 2), groups, doubles[1], doubles[2], 1e-5).transpose(1, 2)
         expected = F.silu(expected) if silu else expected
         grad = random(sets, rows, channels)
-        out, statistics = kernels.group_norm_forward(x, weight, bias, groups, 1e-5, silu)
-        close(out, expected.detach())
-        ours = kernels.group_norm_backward(grad, x, statistics, silu)
         theirs = torch.autograd.grad(expected, doubles, grad.double())
-        for one, other in zip((ours[0], ours[1].sum(0), ours[2].sum(0)), theirs, strict=True):
-            close(one, other)
+        offset = random(channels)
+        for inputs, added in ((x, None), (x - offset, offset)):
+            out, statistics = kernels.group_norm_forward(inputs, weight, bias, groups, 1e-5, silu, added)
+            close(out, expected.detach())
+            ours = kernels.group_norm_backward(grad, inputs, statistics, silu, added)
+            for one, other in zip((ours[0], ours[1].sum(0), ours[2].sum(0)), theirs, strict=True):
+                close(one, other)
+        close(pointwise.add(x, grad, offset), x.double() + grad.double() + offset.double())
 
     x, grad = random(3, 5, 34), random(3, 5, 17)
     double = x.double().requires_grad_(True)
     expected = double[..., :17] * F.gelu(double[..., 17:])
-    close(kernels.geglu_forward(x), expected.detach())
-    close(kernels.geglu_backward(grad, x), torch.autograd.grad(expected, double, grad.double())[0])
+    close(pointwise.geglu_forward(x), expected.detach())
+    close(pointwise.geglu_backward(grad, x), torch.autograd.grad(expected, double, grad.double())[0])
 
 
 def test_kernels_compute_the_same_in_triton_s_interpreter():
@@ -212,17 +215,21 @@ def test_kernels_compute_the_same_on_a_gpu():
 
 
 @pytest.mark.gpu
-def test_layers_on_a_gpu_are_those_on_a_cpu():
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_layers_on_a_gpu_are_those_on_a_cpu(layout):
     norm, block = (
         frozen(nn.GroupNorm(32, 64)).float(),
-        frozen(ResnetBlock2D(in_channels=64, temb_channels=None)).float(),
+        frozen(ResnetBlock2D(in_channels=64, out_channels=96, temb_channels=16)).float(),
     )
-    x = torch.randn(6, 64, 4, 5)
+    resize = frozen(Upsample2D(96, use_conv=True)).float()
+    narrow = frozen(nn.Conv2d(96, 64, 1)).float()
+    x, embedding = torch.randn(6, 64, 4, 5), torch.randn(1, 16)
     results = []
     for device in ("cpu", "cuda"):
-        leaf = x.to(device).requires_grad_(True)
-        hidden = fused.residual_block(block.to(device), leaf)
+        leaf = x.to(device).contiguous(memory_format=layout).requires_grad_(True)
+        hidden = fused.residual_block(block.to(device), leaf, embedding.to(device))
+        hidden = fused.layer(narrow.to(device), fused.upsample(resize.to(device), hidden))
         out = fused.group_norm(norm.to(device), hidden, silu=True, frames_per_set=3)
         results.append([tensor.cpu() for tensor in (out, *gradients(out, leaf))])
     for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2 * theirs.abs().max().item())

@@ -23,6 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from guidedvd_ns.priors.viewcrafter.fused import (
+    add,
+    adds_bias_later,
     conv2d,
     geglu,
     group_norm,
@@ -83,13 +85,14 @@ class TemporalConv(TemporalConvLayer):
                 image = group_norm(norm, image, silu=True)
                 image = conv2d(image, conv.weight.squeeze(-1), conv.bias, padding=(1, 0))
             return (video + image).transpose(1, 2).reshape(hidden_states.shape)
-        hidden = hidden_states
+        hidden, offset, later = hidden_states, None, adds_bias_later(hidden_states)
         for norm, conv in stages:
-            hidden = group_norm(norm, hidden, silu=True, frames_per_set=num_frames)
+            hidden = group_norm(norm, hidden, silu=True, frames_per_set=num_frames, offset=offset)
             image = hidden.permute(0, 2, 3, 1).reshape(-1, num_frames, height * width, channels).permute(0, 3, 1, 2)
-            image = conv2d(image, conv.weight.squeeze(-1), conv.bias, padding=(1, 0))
+            image = conv2d(image, conv.weight.squeeze(-1), None if later else conv.bias, padding=(1, 0))
             hidden = image.permute(0, 2, 3, 1).reshape(count, height, width, channels).permute(0, 3, 1, 2)
-        return hidden_states + hidden
+            offset = conv.bias if later else None
+        return add(hidden_states, hidden, offset)
 
 
 class ResBlock(Checkpointed):

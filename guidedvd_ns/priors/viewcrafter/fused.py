@@ -60,14 +60,17 @@ def group_norm(
     *,
     silu: bool,
     frames_per_set: int = 1,
+    offset: Tensor | None = None,  # [C]
 ) -> Tensor:  # [N, C, h, w] in the same layout
-    """Normalise, with statistics over so many consecutive frames together, and apply SiLU where asked for."""
+    """Add the offset, normalise with statistics over so many consecutive frames together, and apply SiLU if asked."""
     count, channels, height, width = hidden.shape
     channels_last = is_channels_last(hidden)
     if channels_last and uses_kernels(hidden):
         rows = hidden.permute(0, 2, 3, 1).reshape(count // frames_per_set, -1, channels)
-        normed = _GroupNormKernel.apply(rows, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
+        normed = _GroupNormKernel.apply(rows, norm.weight, norm.bias, norm.num_groups, norm.eps, silu, offset)
         return normed.view(count, height, width, channels).permute(0, 3, 1, 2)
+    if offset is not None:
+        hidden = hidden + offset[:, None, None]
     # Channels first: PyTorch's channels-last form loses a digit on the CPU.
     video = hidden.contiguous().view(-1, frames_per_set, channels, height * width).transpose(1, 2)
     normed = F.group_norm(video, norm.num_groups, norm.weight, norm.bias, norm.eps)
@@ -79,11 +82,11 @@ class _GroupNormKernel(torch.autograd.Function):
     """Channels-last group norm and SiLU by the kernels; see `group_norm`."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, offset) -> Tensor:
         from guidedvd_ns.priors.viewcrafter import kernels
 
-        out, statistics = kernels.group_norm_forward(rows, weight, bias, groups, eps, silu)
-        ctx.save_for_backward(rows, *statistics)
+        out, statistics = kernels.group_norm_forward(rows, weight, bias, groups, eps, silu, offset)
+        ctx.save_for_backward(rows, offset, *statistics)
         ctx.silu, ctx.dtype = silu, weight.dtype
         return out
 
@@ -92,13 +95,13 @@ class _GroupNormKernel(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         from guidedvd_ns.priors.viewcrafter import kernels
 
-        rows, *statistics = ctx.saved_tensors
-        gradients = kernels.group_norm_backward(grad.contiguous(), rows, tuple(statistics), ctx.silu)
+        rows, offset, *statistics = ctx.saved_tensors
+        gradients = kernels.group_norm_backward(grad.contiguous(), rows, tuple(statistics), ctx.silu, offset)
         weight_grad, bias_grad = (
             gradient.sum(0).to(ctx.dtype) if wanted else None
             for gradient, wanted in zip(gradients[1:], ctx.needs_input_grad[1:3], strict=True)
         )
-        return gradients[0], weight_grad, bias_grad, None, None, None
+        return gradients[0], weight_grad, bias_grad, None, None, None, None
 
 
 def conv2d(
@@ -150,17 +153,17 @@ class _GegluKernel(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor) -> Tensor:
-        from guidedvd_ns.priors.viewcrafter import kernels
+        from guidedvd_ns.priors.viewcrafter import pointwise
 
         ctx.save_for_backward(hidden)
-        return kernels.geglu_forward(hidden)
+        return pointwise.geglu_forward(hidden)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        from guidedvd_ns.priors.viewcrafter import kernels
+        from guidedvd_ns.priors.viewcrafter import pointwise
 
-        return kernels.geglu_backward(grad.contiguous(), *ctx.saved_tensors)
+        return pointwise.geglu_backward(grad.contiguous(), *ctx.saved_tensors)
 
 
 def project(
@@ -222,19 +225,57 @@ def residual_block(
     activated_embedding: Tensor | None = None,  # [N or 1, E] after SiLU
 ) -> Tensor:  # [N, D, h, w]
     """diffusers' residual block with these layers: SiLU activations, no resampling, no output scale."""
-    update, conv = group_norm(block.norm1, hidden, silu=True), cast(nn.Conv2d, block.conv1)
-    if activated_embedding is None or block.time_emb_proj is None:
-        update = layer(conv, update)
-    else:
+    first, second = cast(nn.Conv2d, block.conv1), cast(nn.Conv2d, block.conv2)
+    later, offset, shift = adds_bias_later(hidden), first.bias, None
+    if activated_embedding is not None and block.time_emb_proj is not None:
         shift = block.time_emb_proj(activated_embedding)
-        if len(shift) == 1 and conv.bias is not None:
-            update = conv2d(update, conv.weight, conv.bias + shift[0], padding=cast(tuple[int, int], conv.padding))
-        else:
-            update = layer(conv, update) + shift[:, :, None, None]
-    update = layer(block.conv2, group_norm(block.norm2, update, silu=True))
+        if len(shift) == 1:
+            offset, shift = shift[0] if offset is None else offset + shift[0], None
+    update = group_norm(block.norm1, hidden, silu=True)
+    update = conv2d(update, first.weight, None if later else offset, padding=1)
+    if shift is not None:
+        update = update + shift[:, :, None, None]
+    update = group_norm(block.norm2, update, silu=True, offset=offset if later else None)
+    update = conv2d(update, second.weight, None if later else second.bias, padding=1)
     if block.conv_shortcut is not None:
         hidden = layer(block.conv_shortcut, hidden)
-    return hidden + update
+    return add(hidden, update, second.bias if later else None)
+
+
+def adds_bias_later(hidden: Tensor) -> bool:
+    """Whether the bias of a convolution of this video is left to the kernel that comes after it.
+
+    PyTorch adds it in a pass of its own to what cuDNN computes.
+    """
+    return is_channels_last(hidden) and uses_kernels(hidden)
+
+
+def add(
+    hidden: Tensor,  # [N, C, h, w]
+    update: Tensor,  # [N, C, h, w]
+    bias: Tensor | None,  # [C]
+) -> Tensor:  # [N, C, h, w]
+    """hidden + update + bias."""
+    if bias is None:
+        return hidden + update
+    if adds_bias_later(hidden) and is_channels_last(update):
+        return _AddKernel.apply(hidden, update, bias)
+    return hidden + (update + bias[:, None, None])
+
+
+class _AddKernel(torch.autograd.Function):
+    """The sum by the kernel; see `add`. Biases are frozen here."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, update: Tensor, bias: Tensor) -> Tensor:
+        from guidedvd_ns.priors.viewcrafter import pointwise
+
+        return pointwise.add(hidden.permute(0, 2, 3, 1), update.permute(0, 2, 3, 1), bias).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        return grad, grad, None
 
 
 def upsample(

@@ -1,4 +1,4 @@
-"""Triton kernels for what PyTorch is slow at on channels-last videos: group normalisation with SiLU, and GEGLU.
+"""Triton kernels for what PyTorch is slow at on channels-last videos: group normalisation with SiLU.
 
 PyTorch's own CUDA group norm copies to channels-first, runs one block of threads for each group (64 in all where the
 statistics run over the frames of two videos) and leaves SiLU to another pass. These read the video twice and write it
@@ -32,6 +32,7 @@ def _silu_input_gradient(z):
 @triton.jit
 def _channel_sums(
     x_ptr,
+    offset_ptr,  # [C] added to x; only where there is an offset
     grad_ptr,  # gradient of the output; only in the backward pass
     scale_ptr,  # [S, C]; only in the backward pass
     shift_ptr,  # [S, C]; only in the backward pass
@@ -41,6 +42,7 @@ def _channel_sums(
     rows_per_chunk,
     SILU: tl.constexpr,
     BACKWARD: tl.constexpr,
+    OFFSET: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -54,6 +56,8 @@ def _channel_sums(
     if BACKWARD:
         scale = tl.load(scale_ptr + s * channels + c, mask=inside, other=0.0)[None, :]
         shift = tl.load(shift_ptr + s * channels + c, mask=inside, other=0.0)[None, :]
+    if OFFSET:
+        x_offset = tl.load(offset_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :]
     start = chunk * rows_per_chunk
     end = tl.minimum(start + rows_per_chunk, rows)
     for row in range(start, end, BLOCK_R):
@@ -61,6 +65,8 @@ def _channel_sums(
         mask = (r < end)[:, None] & inside[None, :]
         offset = (s * rows + r.to(tl.int64)[:, None]) * channels + c[None, :]
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+        if OFFSET:
+            x = tl.where(mask, x + x_offset, 0.0)
         if BACKWARD:
             grad = tl.load(grad_ptr + offset, mask=mask, other=0.0).to(tl.float32)
             if SILU:
@@ -167,6 +173,7 @@ def _group_gradients(
 @triton.jit
 def _apply(
     x_ptr,
+    offset_ptr,  # [C] added to x; only where there is an offset
     grad_ptr,  # only in the backward pass
     out_ptr,  # written: the output, or the gradient of the input
     scale_ptr,  # [S, C]
@@ -177,6 +184,7 @@ def _apply(
     channels,
     SILU: tl.constexpr,
     BACKWARD: tl.constexpr,
+    OFFSET: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -188,6 +196,8 @@ def _apply(
     mask = (r < rows)[:, None] & inside[None, :]
     offset = (s * rows + r.to(tl.int64)[:, None]) * channels + c[None, :]
     x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    if OFFSET:
+        x += tl.load(offset_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :]
     scale = tl.load(scale_ptr + s * channels + c, mask=inside, other=0.0)[None, :]
     shift = tl.load(shift_ptr + s * channels + c, mask=inside, other=0.0)[None, :]
     z = x * scale + shift
@@ -212,6 +222,7 @@ def group_norm_forward(
     groups: int,
     eps: float,
     silu: bool,
+    offset: Tensor | None = None,  # [C] added to x first
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The output, like x, and what the backward pass wants: scale and shift [S, C], mean and rstd [S, groups]."""
     sets, rows, channels = x.shape
@@ -221,6 +232,7 @@ def group_norm_forward(
     unused, count = scale, float(rows * (channels // groups))
     _channel_sums[grid](
         x,
+        unused if offset is None else offset,
         x,
         unused,
         unused,
@@ -230,6 +242,7 @@ def group_norm_forward(
         rows_per_chunk,
         SILU=silu,
         BACKWARD=False,
+        OFFSET=offset is not None,
         BLOCK_R=BLOCK_ROWS,
         BLOCK_C=BLOCK_CHANNELS,
     )
@@ -237,8 +250,9 @@ def group_norm_forward(
         sums, weight, bias, scale, shift, mean, rstd, count, channels, sums.shape[1], eps, **_group_blocks(x, groups)
     )
     out = torch.empty_like(x)
-    _apply[_tiles(x)](
+    _apply[tiles(x)](
         x,
+        unused if offset is None else offset,
         x,
         out,
         scale,
@@ -249,6 +263,7 @@ def group_norm_forward(
         channels,
         SILU=silu,
         BACKWARD=False,
+        OFFSET=offset is not None,
         BLOCK_R=BLOCK_ROWS,
         BLOCK_C=BLOCK_CHANNELS,
     )
@@ -260,6 +275,7 @@ def group_norm_backward(
     x: Tensor,  # [S, R, C] contiguous
     statistics: tuple[Tensor, ...],  # of the forward pass
     silu: bool,
+    offset: Tensor | None = None,  # [C], of the forward pass
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the input [S, R, C], of the weight [S, C] and of the bias [S, C]: those two still to be summed."""
     scale, shift, mean, rstd = statistics
@@ -268,6 +284,7 @@ def group_norm_backward(
     sums, grid, rows_per_chunk = _plan_sums(x)
     _channel_sums[grid](
         x,
+        scale if offset is None else offset,
         grad,
         scale,
         shift,
@@ -277,6 +294,7 @@ def group_norm_backward(
         rows_per_chunk,
         SILU=silu,
         BACKWARD=True,
+        OFFSET=offset is not None,
         BLOCK_R=BLOCK_ROWS,
         BLOCK_C=BLOCK_CHANNELS,
     )
@@ -296,8 +314,9 @@ def group_norm_backward(
         **_group_blocks(x, groups),
     )
     out = torch.empty_like(x)
-    _apply[_tiles(x)](
+    _apply[tiles(x)](
         x,
+        scale if offset is None else offset,
         grad,
         out,
         scale,
@@ -308,6 +327,7 @@ def group_norm_backward(
         channels,
         SILU=silu,
         BACKWARD=True,
+        OFFSET=offset is not None,
         BLOCK_R=BLOCK_ROWS,
         BLOCK_C=BLOCK_CHANNELS,
     )
@@ -330,54 +350,8 @@ def _group_blocks(x: Tensor, groups: int) -> dict[str, int]:
     return {"GROUP": group, "BLOCK_K": 32, "BLOCK_G": triton.next_power_of_2(group)}
 
 
-def _tiles(x: Tensor) -> tuple[int, int, int]:
+def tiles(
+    x: Tensor,  # [S, R, C]
+) -> tuple[int, int, int]:
+    """A grid of programs of `BLOCK_ROWS` rows and `BLOCK_CHANNELS` channels each."""
     return x.shape[0], triton.cdiv(x.shape[1], BLOCK_ROWS), triton.cdiv(x.shape[2], BLOCK_CHANNELS)
-
-
-@triton.jit
-def _geglu(
-    hidden_ptr,  # [rows, 2 * width]: values, then gates
-    grad_ptr,  # [rows, width]; only in the backward pass
-    out_ptr,  # written: [rows, width] the output, or [rows, 2 * width] the gradient of the input
-    count,  # rows * width
-    width,
-    BACKWARD: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Values times the exact GELU of the gates, or the gradients of both."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = index < count
-    value_at = index + (index // width) * width
-    value = tl.load(hidden_ptr + value_at, mask=mask, other=0.0).to(tl.float32)
-    gate = tl.load(hidden_ptr + value_at + width, mask=mask, other=0.0).to(tl.float32)
-    normal = 0.5 * (1 + tl.erf(gate * 0.7071067811865476))
-    if BACKWARD:
-        grad = tl.load(grad_ptr + index, mask=mask, other=0.0).to(tl.float32)
-        slope = normal + gate * 0.3989422804014327 * tl.exp(-0.5 * gate * gate)
-        tl.store(out_ptr + value_at, (grad * gate * normal).to(out_ptr.dtype.element_ty), mask=mask)
-        tl.store(out_ptr + value_at + width, (grad * value * slope).to(out_ptr.dtype.element_ty), mask=mask)
-    else:
-        tl.store(out_ptr + index, (value * gate * normal).to(out_ptr.dtype.element_ty), mask=mask)
-
-
-def geglu_forward(
-    hidden: Tensor,  # [..., 2 * width] contiguous
-) -> Tensor:  # [..., width]
-    """Values, the first half of the channels, times the exact GELU of the gates, the second half."""
-    out = hidden.new_empty(*hidden.shape[:-1], hidden.shape[-1] // 2)
-    _geglu[(triton.cdiv(out.numel(), 1024),)](
-        hidden, hidden, out, out.numel(), out.shape[-1], BACKWARD=False, BLOCK=1024
-    )
-    return out
-
-
-def geglu_backward(
-    grad: Tensor,  # [..., width] contiguous
-    hidden: Tensor,  # [..., 2 * width] contiguous
-) -> Tensor:  # [..., 2 * width]
-    """The gradient of `geglu_forward`."""
-    out = torch.empty_like(hidden)
-    _geglu[(triton.cdiv(grad.numel(), 1024),)](
-        hidden, grad, out, grad.numel(), grad.shape[-1], BACKWARD=True, BLOCK=1024
-    )
-    return out

@@ -45,8 +45,8 @@ RECOMPUTE_ABOVE = 24 * 2**20
 """Bytes of a layer's video above which its cheap parts are computed again in the backward pass."""
 WIDE = 128
 """Channels at full resolution from which a network computes channels last on CUDA, by the kernels for that."""
-FRAMES_PER_SLICE = 9
-"""Frames that a wide network decodes together: three slices of the 25, within 24 GiB at 320x448."""
+FRAMES_PER_SLICE = 7
+"""Frames that a wide network decodes together: four slices of 25 frames, within 24 GiB at 320x448."""
 
 
 class ViewCrafterPrior(VideoPrior):

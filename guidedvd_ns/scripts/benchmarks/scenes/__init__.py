@@ -111,10 +111,13 @@ def benchmark_scenes(config: Annotated[SceneBenchmark, tyro.conf.arg(name="")]) 
     CONSOLE.print(f"{len(left)} runs to do, {len(results)} done before; {root}")
     report = _Report(root, jobs, config)
     slots: list[Optional[int]] = list(config.gpus) if device == "cuda" else [None]
-    for job, result in Workers(slots * config.jobs_per_gpu, folder_of).work(left, set(results)):
-        results[job.name] = result
-        CONSOLE.print(_line(job.name, result), highlight=False)
-        report.write(results)
+    try:
+        for job, result in Workers(slots * config.jobs_per_gpu, folder_of).work(left, set(results)):
+            results[job.name] = result
+            CONSOLE.print(_line(job.name, result), highlight=False)
+            report.write(results)
+    except KeyboardInterrupt:
+        sys.exit(f"Interrupted after {len(results)} of {len(jobs)} runs; the same command does the others.")
     report.write(results)
     report.draw()
     failed = sum("error" in result for result in results.values())

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def gradients(output: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(output, inputs, direction)
 
 
-def frozen(module: nn.Module) -> nn.Module:
+def frozen(module: nn.Module) -> Any:
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.3)
     return module.double().eval().requires_grad_(False)

@@ -335,12 +335,9 @@ class ViewCrafterPrior(VideoPrior):
         of classifier-free guidance one after the other, decodes frames one by one and keeps the photograph's encoders
         on the CPU.
         """
-        self.memory = memory
-        # What is recomputed is part of the captured passes.
-        self.captured = None
-        self.frames_per_slice = FRAMES_PER_SLICE if self.wide else type(self).frames_per_slice
-        if memory == "low":
-            self.frames_per_slice = 1
+        self.memory, self.captured = memory, None  # What is recomputed is part of what was captured.
+        usual = FRAMES_PER_SLICE if self.wide else type(self).frames_per_slice
+        self.frames_per_slice = 1 if memory == "low" else usual
         if isinstance(self.context_encoder, ContextEncoder):
             self.context_encoder.offload = memory == "low"
         for module in self.unet.modules():

@@ -136,15 +136,15 @@ def test_points_of_a_procedural_room():
     from guidedvd_ns.data.rooms import HELD_OUT_SEEDS, Room, render, sample_views
 
     room = Room.sample(HELD_OUT_SEEDS + 9)
-    poses = sample_views(room, 9, 18)[5:8]
-    lens = (100.0, 100.0, 80.0, 60.0)
-    shown = render(room, poses[None], lens, 120, 160)
-    cameras = Cameras(poses, fx=lens[0], fy=lens[1], cx=lens[2], cy=lens[3], width=160, height=120)
+    poses = sample_views(room, 9, 18)[4:10:2]
+    lens = (165.0, 165.0, 120.0, 90.0)
+    shown = render(room, poses[None], lens, 180, 240)
+    cameras = Cameras(poses, fx=lens[0], fy=lens[1], cx=lens[2], cy=lens[3], width=240, height=180)
     images = [(image * 255).round().byte().numpy() for image in shown.rgb[0]]
     views = InputViews(cameras, images, [None] * 3)
     found = triangulate(views)
-    assert len(found) > 100
-    assert np.median(depth_errors(views, found, list(shown.depth[0, ..., 0].double().numpy()))) < 0.02
+    assert len(found) > 80
+    assert np.median(depth_errors(views, found, list(shown.depth[0, ..., 0].double().numpy()))) < 0.03
 
 
 @pytest.mark.skipif(not LOUNGE.is_dir(), reason="needs ../shared/data/rooms/lounge")

@@ -220,6 +220,17 @@ def test_a_crash_ends_one_run_and_is_told(capture, tmp_path, monkeypatch):
     assert finished(by_name["guide"], RunFolder(tmp_path / "wall/guide")) is not None
 
 
+def test_an_interrupted_benchmark_ends_its_runs_and_goes_on_later(capture, tmp_path, monkeypatch):
+    hang = "folder.name == 'telea' and (os.kill(os.getppid(), 15), time.sleep(60)); "
+    _fake_runs(monkeypatch, hang + SUCCEED.replace("}))", ", 'views': [], 'seconds': 1, 'peak_gib': 1}))"))
+    monkeypatch.setattr("guidedvd_ns.scripts.benchmarks.scenes._line", lambda name, result: name)
+    monkeypatch.setattr("guidedvd_ns.scripts.benchmarks.scenes.table.markdown", lambda *given: "")
+    with pytest.raises(SystemExit, match="Interrupted after 1 of 2 runs; the same command does the others"):
+        _benchmark(capture, tmp_path, methods=("guide", "telea"), jobs_per_gpu=1)
+    assert list(json.loads((tmp_path / "results.json").read_text())["runs"]) == ["wall/guide"]
+    assert not (tmp_path / "wall" / "telea" / "result.json").exists()
+
+
 def test_without_a_guide_its_scene_is_not_tried(capture, tmp_path, monkeypatch):
     _fake_runs(monkeypatch, "os._exit(3)")
     jobs = _jobs(capture, ["guide", "telea"])
@@ -268,7 +279,8 @@ def test_splatfacto_starts_from_the_guides_points_and_is_scored_in_its_holes(don
     points["points3D_xyz"][0] += 0.25
     (tmp_path / "wall" / "guide").mkdir(parents=True)
     torch.save(points, tmp_path / "wall" / "guide" / "points.pt")
-    (tmp_path / "wall" / "guide" / "holes.npz").write_bytes(guide.holes.read_bytes())
+    for name in ("holes.npz", "result.json"):
+        (tmp_path / "wall" / "guide" / name).write_bytes((guide.path / name).read_bytes())
     seen = []
     from nerfstudio.models.splatfacto import SplatfactoModel
 
@@ -281,6 +293,18 @@ def test_splatfacto_starts_from_the_guides_points_and_is_scored_in_its_holes(don
     result = run(replace(job, steps=3), folder.path)
     assert torch.equal(seen[0].cpu(), points["points3D_xyz"])
     assert [view["view"] for view in result["views"]] == ["03", "04"] and "holes" in result["views"][0]
+
+
+def test_a_scene_that_changed_since_its_guide_was_fitted_is_refused(done, tmp_path):
+    output, _ = done
+    changed = write_capture(tmp_path / "wall", num_test=2)
+    picture = changed / "images" / "04.png"
+    picture.write_bytes((changed / "images" / "03.png").read_bytes())
+    job = next(job for job in _jobs(changed, ["telea"]) if job.method == "telea")
+    folder = RunFolder(output / "wall" / "changed")
+    folder.begin(job)
+    with pytest.raises(ValueError, match="test views are not those of .*guide: it changed since then"):
+        run(job, folder.path)
 
 
 def test_guided_runs_with_a_prior_take_a_scene_from_the_guide(done, capture, tmp_path):

@@ -28,7 +28,7 @@ class SceneBenchmark:
     """Train methods on scenes, score them on the same pixels, and write results.json, results.md and results.png."""
 
     scenes: tuple[str, ...]
-    """Folders, or `DATAPARSER:FOLDER` or `guidedvd-demo:SEED`; options of the dataparser may follow inside the quotes,
+    """Folders, or `DATAPARSER:FOLDER` or `guidedvd-rooms:SEED`; options of the dataparser may follow inside the quotes,
     as in 'guidedvd-data:fox --train-views 6'."""
     methods: tuple[str, ...] = ("splatfacto", "guide", "guidedvd-splat")
     """splatfacto, guide, guidedvd-splat, guidedvd-splat-reference; no-generation, no-guidance, random-trajectories,

@@ -90,7 +90,7 @@ def parse_method(text: str) -> tuple[str, str, str]:
 def parse_scene(text: str) -> tuple[str, DataParserConfig]:
     """Name and dataparser of a scene: a folder, `DATAPARSER:FOLDER` or `DATAPARSER:SEED`, then dataparser options.
 
-    `lounge`, `guidedvd-demo:10000001 --width 320 --height 240`, `guidedvd-scannetpp:data/8a20d62ac0 --views official`.
+    `lounge`, `guidedvd-rooms:3 --width 640 --height 480`, `guidedvd-scannetpp:data/8a20d62ac0 --views official`.
 
     Raises:
         ValueError: there is no such dataparser.

@@ -13,7 +13,7 @@ JOB_FILE = "job.json"
 RESULT_FILE = "result.json"
 
 Result = dict[str, Any]
-"""`job` and either `error`, one sentence, or `seconds`, `peak_gib`, `machine`, `gaussians` and `views`."""
+"""`job` and either `error`, one sentence, or `seconds`, `peak_gib`, `machine`, `gaussians`, `test_views`, `views`."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,14 @@ from guidedvd_ns.scripts.benchmarks.scenes.baseline import points_of
 from guidedvd_ns.scripts.benchmarks.scenes.configuration import configure
 from guidedvd_ns.scripts.benchmarks.scenes.plan import GUIDE, SPLATFACTO, Job
 from guidedvd_ns.scripts.benchmarks.scenes.record import JOB_FILE, RunFolder
-from guidedvd_ns.scripts.benchmarks.scenes.scoring import Holes, find_holes, render_test_views, score, use_test_split
+from guidedvd_ns.scripts.benchmarks.scenes.scoring import (
+    Holes,
+    find_holes,
+    render_test_views,
+    score,
+    use_test_split,
+    views_digest,
+)
 from guidedvd_ns.training.files import write_png, write_torch
 
 
@@ -35,7 +42,7 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
     """Train and score; the guide's run also leaves what the scene's other runs need.
 
     Raises:
-        ValueError: the scene has no test views, or whatever a training raises.
+        ValueError: the scene has no test views, or others than when its guide was fitted; and what a training raises.
     """
     guide_folder = folder.with_name(GUIDE)
     own, shared = RunFolder(folder), RunFolder(guide_folder)
@@ -51,8 +58,11 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
     use_test_split(trainer.pipeline)
     if not len(trainer.pipeline.datamanager.eval_dataset):  # type: ignore[arg-type]
         raise ValueError("The scene has no test views: hold some out, with `--train-views N` for instance.")
+    digest = views_digest(trainer.pipeline)
     if job.base == GUIDE:
         _stop_after_the_guide(trainer)
+    else:
+        _check_same_views(digest, shared)
     trainer.train()
     seconds, peak = time.perf_counter() - started, _peak_gib(job.device)
     if job.base == GUIDE:
@@ -65,6 +75,7 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
         "peak_gib": peak,
         "machine": torch.cuda.get_device_name() if job.device == "cuda" else "cpu",
         "gaussians": len(trainer.pipeline.model.means),  # type: ignore[arg-type]
+        "test_views": digest,
         "views": _score_views(trainer, own, Holes.load(shared.holes), with_truth=job.base == GUIDE),
     }
 
@@ -79,6 +90,16 @@ def _score_views(trainer: Trainer, folder: RunFolder, holes: Holes, with_truth: 
             if with_truth:
                 write_png(folder.image("truth", view.name), view.truth)
     return scores
+
+
+def _check_same_views(digest: str, guide: RunFolder) -> None:
+    """Raise ValueError unless the scene is still the one that its guide was fitted to."""
+    result = guide.read()
+    if result is None or result["test_views"] != digest:
+        raise ValueError(
+            f"The scene's test views are not those of {guide.path}: it changed since then, so delete the scene's"
+            " folder, or give another --output."
+        )
 
 
 def _stop_after_the_guide(trainer: Trainer) -> None:

@@ -5,6 +5,7 @@ The holes are those of the scene's guide, found once and kept, so that every met
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -44,6 +45,17 @@ def use_test_split(pipeline: VanillaPipeline) -> None:
     datamanager.test_split = "test"
     datamanager.eval_dataset = datamanager.create_eval_dataset()
     vars(datamanager).pop("cached_eval", None)
+
+
+def views_digest(pipeline: VanillaPipeline) -> str:
+    """What tells one set of test views from another: their photographs, byte for byte, and their poses."""
+    dataset: Any = pipeline.datamanager.eval_dataset
+    digest = hashlib.sha256()
+    for path in dataset.image_filenames:
+        digest.update(Path(path).read_bytes())
+    # 0.0 and -0.0 are the same pose.
+    digest.update((dataset.cameras.camera_to_worlds.cpu().double().numpy().round(4) + 0.0).tobytes())
+    return digest.hexdigest()[:16]
 
 
 @torch.no_grad()

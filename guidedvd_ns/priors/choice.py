@@ -17,7 +17,7 @@ from guidedvd_ns.priors.base import Memory
 BUNDLED = Path(__file__).parent / "bundled"
 CHECKPOINT_REPOSITORY, CHECKPOINT_FILE = "Drexubery/ViewCrafter_25", "model.ckpt"
 CHECKPOINT_URL = f"https://huggingface.co/{CHECKPOINT_REPOSITORY}/resolve/main/{CHECKPOINT_FILE}"
-NEEDED_GIB: dict[Memory, int] = {"default": 24, "low": 12}
+NEEDED_GIB: dict[Memory, int] = {"default": 23, "low": 10}
 """GPU memory that sampling ViewCrafter takes: 25 frames of 320x448, guided."""
 
 OPENCV_INPAINTERS = ("telea", "navier-stokes")

@@ -61,7 +61,7 @@ def test_auto_takes_viewcrafter_where_it_is_converted_and_has_room(monkeypatch):
     _on_gpu(monkeypatch, free=20.0, reserved=5.5)
     folder, line = _said("auto", "cuda")
     assert folder == viewcrafter_folder()
-    assert "Prior: ViewCrafter, because" in line and "25.5 GiB of GPU memory are free (it needs 24)." in line
+    assert "Prior: ViewCrafter, because" in line and "25.5 GiB of GPU memory are free (it needs 23)." in line
 
 
 def test_auto_without_room_names_the_setting_that_needs_less(monkeypatch):
@@ -69,11 +69,11 @@ def test_auto_without_room_names_the_setting_that_needs_less(monkeypatch):
     _on_gpu(monkeypatch, free=15.5)
     folder, line = _said("auto", "cuda")
     assert folder == BUNDLED and "--pipeline.datamanager.memory low" in line
-    assert "because 15.5 GiB of GPU memory are free and ViewCrafter needs 24, or 12 with" in line
+    assert "because 15.5 GiB of GPU memory are free and ViewCrafter needs 23, or 10 with" in line
     assert _said("auto", "cuda", "low")[0] == viewcrafter_folder()
     _on_gpu(monkeypatch, free=11.0)
     folder, line = _said("auto", "cuda", "low")
-    assert folder == BUNDLED and line.endswith("ViewCrafter needs 12.")
+    assert folder == BUNDLED and line.endswith("ViewCrafter needs 10.")
 
 
 def test_auto_never_downloads(monkeypatch):

@@ -163,6 +163,7 @@ def _authors_pipeline() -> GuidedVDPipelineConfig:
             trajectories=TrajectoryConfig(min_hole_fraction=0.0, plan_resolution=1600),
             min_agreement=0.0,
             known_from_guide=False,
+            antialias_guide=False,
         ),
         model=GuidedVDSplatModelConfig(
             background_color="black",

@@ -93,6 +93,9 @@ class GuidedVDDataManagerConfig(FullImageDatamanagerConfig):
     known_from_guide: bool = True
     """Whether known pixels of a sequence are taken from the guide, so that a low-resolution prior does not blur them;
     off trains on the prior's own pixels everywhere (the authors')."""
+    antialias_guide: bool = True
+    """Whether the guide's renders are averaged over their known pixels where they shrink to the prior's size; off
+    resizes them bilinearly and their known mask to the nearest pixel (the authors')."""
     generation_seed: int = 123
     """Seed of all random draws of planning, generation and view sampling."""
 
@@ -250,6 +253,7 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
             # Without guidance nothing makes a sequence agree, and the ablation is about just that.
             min_agreement=config.min_agreement if config.guidance else 0.0,
             known_from_guide=config.known_from_guide,
+            antialias=config.antialias_guide,
         )
 
     def generation_interval(self, schedule: Schedule) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from guidedvd_ns.guidance import EXACT, GuidanceApproximation, sample_guided
+from guidedvd_ns.guidance import EXACT, GuidanceApproximation, resize_target, sample_guided
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.metrics import masked_psnr
 from guidedvd_ns.point_render import PointCloud
@@ -38,6 +38,8 @@ class GenerationSettings:
     approximation: GuidanceApproximation = EXACT
     min_agreement: float = 0.0
     known_from_guide: bool = False
+    antialias: bool = True
+    """Whether renders are averaged over their known pixels where they shrink; off resizes them as the authors do."""
 
 
 @dataclass
@@ -107,10 +109,13 @@ class InlineGenerator:
         known = view.known(self.settings.hole_threshold)
         if mask is not None:
             known[0] &= mask.to(known.device).bool()
-        # Averages of known pixels only: black holes must not darken what is known at their borders.
-        shares = resize(known.float(), size)
-        target = (resize(view.rgb * known, size) / shares.clamp_min(1e-6)).clamp(0, 1)
-        known = shares > 0.5
+        if self.settings.antialias:
+            # Averages of known pixels only: black holes must not darken what is known at their borders.
+            shares = resize(known.float(), size)
+            target = (resize(view.rgb * known, size) / shares.clamp_min(1e-6)).clamp(0, 1)
+            known = shares > 0.5
+        else:
+            target, known = resize_target(view.rgb, known, *size)
         photograph = photograph.to(target.device)
         if mask is None:
             reference = resize(photograph[None], size)[0]

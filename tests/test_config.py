@@ -127,6 +127,7 @@ def test_reference_is_the_default_but_for_the_authors_settings():
         "trajectories.plan_resolution": 1600,
         "min_agreement": 0.0,
         "known_from_guide": False,
+        "antialias_guide": False,
     }
     model = {
         "background_color": "black",

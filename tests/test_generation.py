@@ -78,6 +78,22 @@ def test_prior_sees_guide_and_photograph_at_its_own_size():
     torch.testing.assert_close(prior.seen["reference"], torch.full((24, 32, 3), 0.3))
 
 
+def test_renders_shrink_by_averages_of_what_is_known_or_as_the_authors_resize_them():
+    seen = {}
+    for antialias in (True, False):
+        prior = GreyPrior()
+        generator = _generator(prior=prior, antialias=antialias)
+        _sample(generator)
+        seen[antialias] = prior.seen["frames"], prior.seen["known"]
+    view = generator.guide.render(_trajectory().cameras)
+    rgb, known = (image.movedim(-1, 1) for image in (view.rgb, view.known(0.9).float()))
+    bilinear = torch.nn.functional.interpolate(rgb, (24, 32), mode="bilinear").movedim(1, -1)
+    nearest = torch.nn.functional.interpolate(known, (24, 32), mode="nearest").movedim(1, -1)
+    torch.testing.assert_close(seen[False][0], bilinear.clamp(0, 1))
+    assert torch.equal(seen[False][1].float(), nearest)
+    assert not torch.allclose(seen[True][0], seen[False][0], atol=1e-3)
+
+
 def test_prior_is_shown_points_that_the_input_view_sees_while_the_guide_guides():
     prior = GreyPrior()
     # Seen from the first camera the white point hides the black one, which the last camera would see.

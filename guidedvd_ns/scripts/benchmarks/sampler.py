@@ -110,7 +110,7 @@ class SamplerBenchmark:
     """Steps that are timed of each variant, after two that are not."""
     seconds: float = 30.0
     """Time for each variant, after which no further step is begun."""
-    budget: float = 100.0
+    budget: float = 300.0
     """Seconds after which no further variant is begun."""
     layers: bool = False
     """Time the layers one by one too, in several forms, at this size and the bundled prior's."""

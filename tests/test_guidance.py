@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidedvd_ns.guidance import (
-    SamplerProgress,
-    SceneGrounding,
-    guided_step,
-    resize_target,
-    sample_guided,
-)
+from guidedvd_ns.grounding import SceneGrounding
+from guidedvd_ns.guidance import SamplerProgress, guided_step, resize_target, sample_guided
 from guidedvd_ns.priors.base import Prediction, SamplerSettings, VideoPrior, rms
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
 from tests.priors.tiny import tiny_prior

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidedvd_ns.guidance import GuidanceApproximation, LatentGrounding, SceneGrounding, guided_step, sample_guided
+from guidedvd_ns.grounding import LatentGrounding, SceneGrounding
+from guidedvd_ns.guidance import GuidanceApproximation, guided_step, sample_guided
 from guidedvd_ns.priors.base import Prediction, rms
 from tests.test_guidance import GaussianPrior, drain, seeded
 

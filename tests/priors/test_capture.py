@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidedvd_ns.guidance import SceneGrounding, guidance_gradient
+from guidedvd_ns.grounding import SceneGrounding
+from guidedvd_ns.guidance import guidance_gradient
 from guidedvd_ns.priors.viewcrafter.capture import CapturedNetwork
 from guidedvd_ns.priors.viewcrafter.fused import use_channels_last
 from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior

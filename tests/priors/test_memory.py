@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidedvd_ns.guidance import SceneGrounding, guidance_gradient
+from guidedvd_ns.grounding import SceneGrounding
+from guidedvd_ns.guidance import guidance_gradient
 from guidedvd_ns.priors.base import Memory
 from guidedvd_ns.priors.viewcrafter.blocks import TransformerBlock
 from guidedvd_ns.priors.viewcrafter.fused import use_channels_last

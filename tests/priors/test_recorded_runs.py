@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from guidedvd_ns import guidance
-from guidedvd_ns.guidance import SceneGrounding, decode_frames, denoise, guided_step, resize_target
+from guidedvd_ns.grounding import SceneGrounding
+from guidedvd_ns.guidance import decode_frames, denoise, guided_step, resize_target
 from guidedvd_ns.priors.base import rms
 from guidedvd_ns.priors.viewcrafter.conditioning import Conditioning
 from tests.priors.recordings import (

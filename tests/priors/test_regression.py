@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from guidedvd_ns.guidance import SceneGrounding, denoise
+from guidedvd_ns.grounding import SceneGrounding
+from guidedvd_ns.guidance import denoise
 from guidedvd_ns.priors.viewcrafter.context import CONTEXT_COMPONENTS, ContextEncoder
 from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
 from tests.priors.recordings import relative_error

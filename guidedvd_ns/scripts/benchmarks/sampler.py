@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from guidedvd_ns.guidance import Grounding
+    from guidedvd_ns.grounding import Grounding
     from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
 
 REFERENCE_STEP = 25
@@ -130,7 +130,7 @@ class Bench:
     def __init__(self, config: SamplerBenchmark, device: torch.device):
         import torch
 
-        from guidedvd_ns.guidance import SceneGrounding
+        from guidedvd_ns.grounding import SceneGrounding
         from guidedvd_ns.scripts.benchmarks.random_model import random_prior, random_scene
 
         self.config, self.device = config, device
@@ -149,7 +149,7 @@ class Bench:
             self.exact = self.gradient(VARIANTS["default"])
 
     def grounding(self, variant: Variant) -> Grounding:
-        from guidedvd_ns.guidance import LatentGrounding
+        from guidedvd_ns.grounding import LatentGrounding
 
         reconstruction = self.prior.settings.reconstruction
         if variant.approximation.get("space") == "latents":

@@ -166,7 +166,6 @@ def _authors_pipeline() -> GuidedVDPipelineConfig:
             antialias_guide=False,
         ),
         model=GuidedVDSplatModelConfig(
-            background_color="black",
             reset_recovery_steps=0,
             perceptual="vgg19",
             generated_l1=0.05,

@@ -24,10 +24,10 @@ class GuidedVDSplatModelConfig(SplatfactoModelConfig):
     """Splatfacto with the settings of GuidedVD-3DGS. Step counts are for a phase of 10 000 steps and scale with it."""
 
     _target: type = field(default_factory=lambda: GuidedVDSplatModel)
-    background_color: Literal["random", "black", "white"] = "random"
-    """Background of the renders in training. Over a fixed one dark detail is fitted by half-transparent Gaussians, and
-    the guide's opacity no longer tells what is known; over a new one in every step a photographed surface has to become
-    opaque. Everything else (guide, evaluation, viewer) is over black. The authors train over black."""
+    background_color: Literal["random", "black", "white"] = "black"
+    """Background of the renders in training. Over black, dark detail is fitted by half-transparent Gaussians and counts
+    as a hole. Over a new colour in every step (`random`; all else stays over black) what is photographed has to become
+    opaque, but so do the guide's guesses beside it, which then no longer count as holes."""
     num_downscales: int = 0
     """Image pyramid levels at the start of training; the method uses none."""
     sh_degree: int = 0

@@ -130,7 +130,6 @@ def test_reference_is_the_default_but_for_the_authors_settings():
         "antialias_guide": False,
     }
     model = {
-        "background_color": "black",
         "reset_recovery_steps": 0,
         "perceptual": "vgg19",
         "generated_l1": 0.05,

@@ -202,7 +202,7 @@ def test_masked_pixels_give_no_gradient():
 
 
 def test_a_random_background_is_drawn_in_training_only():
-    model = _model()
+    model = _model(background_color="random")
     _optimizers(model)
     camera = cameras(1)
     backgrounds = {tuple(model.get_outputs(camera)["background"].tolist()) for _ in range(3)}

@@ -81,7 +81,7 @@ def test_constants_are_the_papers():
     model = guidedvd_splat.config.pipeline.model
     datamanager = guidedvd_splat.config.pipeline.datamanager
     assert isinstance(model, GuidedVDSplatModelConfig)
-    assert (model.sh_degree, model.num_downscales, model.ssim_lambda) == (0, 0, 0.2)
+    assert (model.sh_degree, model.background_color, model.num_downscales, model.ssim_lambda) == (0, "black", 0, 0.2)
     assert (model.warmup_length, model.refine_every, model.densify_grad_thresh) == (500, 100, 5e-4)
     assert model.reset_alpha_every * model.refine_every == 3000 and model.cull_alpha_thresh == 0.005
     assert (model.generated_l1, model.generated_perceptual) == (0.1, 0.01) and not model.use_absgrad

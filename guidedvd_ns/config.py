@@ -18,7 +18,7 @@ from guidedvd_ns.compat import allow_numpy_scalars
 from guidedvd_ns.datamanager import GuidedVDDataManagerConfig
 from guidedvd_ns.model import GuidedVDSplatModelConfig
 from guidedvd_ns.pipeline import GuidedVDPipelineConfig
-from guidedvd_ns.priors.base import SamplerOverrides
+from guidedvd_ns.priors.base import authors_sampling
 from guidedvd_ns.schedule import PhaseDecaySchedulerConfig
 from guidedvd_ns.trajectories import TrajectoryConfig
 
@@ -148,15 +148,7 @@ def _authors_pipeline() -> GuidedVDPipelineConfig:
             max_image_side=1600,
             prior="viewcrafter",
             condition="points",
-            sampler=SamplerOverrides(
-                num_frames=25,
-                num_steps=50,
-                eta=1.0,
-                cfg_scale=7.5,
-                guidance_rescale=0.7,
-                guidance_factor=0.2,
-                reconstruction="l2",
-            ),
+            sampler=authors_sampling(),
             sampling_sizes=((320, 448), (320, 512)),
             guidance_perceptual="vgg19",
             guidance_perceptual_weight=1e-3,

@@ -86,6 +86,19 @@ class SamplerOverrides:
         return replace(settings, **{name: value for name, value in vars(self).items() if value is not None})
 
 
+def authors_sampling() -> SamplerOverrides:
+    """How GuidedVD-3DGS samples from ViewCrafter (viewcrafter-architecture.md, section 6); a new object every time."""
+    return SamplerOverrides(
+        num_frames=25,
+        num_steps=50,
+        eta=1.0,
+        cfg_scale=7.5,
+        guidance_rescale=0.7,
+        guidance_factor=0.2,
+        reconstruction="l2",
+    )
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the prior says about a noisy latent at one time step."""

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from guidedvd_ns.priors.base import SamplerSettings
+from guidedvd_ns.priors.base import SamplerSettings, authors_sampling
 from guidedvd_ns.priors.viewcrafter.checkpoint import open_checkpoint
 from guidedvd_ns.priors.viewcrafter.context import CONTEXT_COMPONENTS
 from guidedvd_ns.priors.viewcrafter.keys import PREFIXES, origins
@@ -30,18 +30,8 @@ from guidedvd_ns.priors.viewcrafter.prior import COMPONENTS, write_description
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
 from guidedvd_ns.priors.viewcrafter.sizes import ViewCrafterFacts, build_parts
 
-SETTINGS = SamplerSettings(
-    num_frames=25,
-    height=320,
-    width=448,
-    num_steps=50,
-    eta=1.0,
-    cfg_scale=7.5,
-    guidance_rescale=0.7,
-    guidance_factor=0.2,
-    reconstruction="l2",
-)
-"""How GuidedVD-3DGS samples from the published model (viewcrafter-architecture.md, section 6)."""
+SETTINGS = SamplerSettings(height=320, width=448, **vars(authors_sampling()))
+"""Of the published model: the authors' size and sampling."""
 SHARD_BYTES = 10**9
 """Weights that are written at a time."""
 PORTABLE_PREFIXES = {"text_encoder": "text_model.", "image_encoder": "vision_model."}

@@ -126,14 +126,15 @@ def sample_guided(
         )
     height = settings.height if height is None else height
     width = settings.width if width is None else width
+    target, known = resize_target(target.to(prior.device), known.to(prior.device), height, width)
     shown, shown_known = (target, known) if condition is None else condition
     if shown.shape[:1] + shown.shape[3:] != (len(target), 3) or shown_known.shape != (*shown.shape[:-1], 1):
         raise ValueError(
             f"`condition` must be {len(target)} frames [L, H, W, 3] and their mask [L, H, W, 1], but has shapes"
             f" {tuple(shown.shape)} and {tuple(shown_known.shape)}."
         )
-    shown, shown_known = resize_target(shown.to(prior.device), shown_known.to(prior.device), height, width)
-    target, known = resize_target(target.to(prior.device), known.to(prior.device), height, width)
+    if condition is not None:
+        shown, shown_known = resize_target(shown.to(prior.device), shown_known.to(prior.device), height, width)
     chosen: Reconstruction = settings.reconstruction if reconstruction is None else reconstruction
 
     def ground() -> Grounding:

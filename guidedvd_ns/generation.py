@@ -110,21 +110,17 @@ class InlineGenerator:
         if mask is not None:
             known[0] &= mask.to(known.device).bool()
         if self.settings.antialias:
-            # Averages of known pixels only: black holes must not darken what is known at their borders.
-            shares = resize(known.float(), size)
-            target = (resize(view.rgb * known, size) / shares.clamp_min(1e-6)).clamp(0, 1)
-            known = shares > 0.5
+            # Black holes must not darken what is known at their borders.
+            target, known = _averages(view.rgb, known.float(), size)
         else:
             target, known = resize_target(view.rgb, known, *size)
         photograph = photograph.to(target.device)
         if mask is None:
             reference = resize(photograph[None], size)[0]
         else:
-            # Averages of what counts only: masked colours must not bleed over the mask's border.
-            counts = mask.to(photograph)
-            counted = resize(counts[None], size)[0]
-            reference = (resize((photograph * counts)[None], size)[0] / counted.clamp_min(1e-6)).clamp(0, 1)
-            reference = torch.where(counted > 0.5, reference, target[0])
+            # Masked colours must not bleed over the mask's border.
+            averages, counts = _averages(photograph[None], mask.to(photograph)[None], size)
+            reference = torch.where(counts, averages, target[:1])[0]
         draws = torch.Generator(device="cpu").manual_seed(self.seed + number)
         sampler = self._sampler(target, known, reference, self._condition(trajectory.cameras, size), draws)
         self._job = _Job(number, trajectory, target, known, sampler, started)
@@ -272,6 +268,16 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
         return images
     moved = images.movedim(-1, 1)
     return F.interpolate(moved, size, mode="bilinear", antialias=True).clamp(0, 1).movedim(1, -1)
+
+
+def _averages(
+    images: Tensor,  # [L, H, W, C] in [0, 1]
+    counts: Tensor,  # [L, H, W, 1] 1 where a pixel counts, else 0
+    size: tuple[int, int],
+) -> tuple[Tensor, Tensor]:  # [L, h, w, C] in [0, 1] and bool [L, h, w, 1]
+    """Resize by averages of what counts only; a pixel of the result counts if more than half of what it covers does."""
+    shares = resize(counts, size)
+    return (resize(images * counts, size) / shares.clamp_min(1e-6)).clamp(0, 1), shares > 0.5
 
 
 def _check_settings(prior: VideoPrior, settings: GenerationSettings) -> None:

@@ -85,6 +85,8 @@ class ClipConfig:
     """Radius of the trajectory's sphere as a share of the depth at the image centre, drawn for each trajectory."""
     field_of_view: tuple[float, float] = (50.0, 85.0)
     """Range of the horizontal field of view in degrees, drawn once a batch."""
+    tilt: float = 3.0
+    """Standard deviation of the input views' roll about their optical axis in degrees: nobody's hand is level."""
     min_hole_fraction: float = 0.02
     """Clips with a smaller share of unknown pixels are dropped."""
     max_hole_fraction: float = 0.6
@@ -126,7 +128,17 @@ def lay_out_rooms(seeds: list[int], config: ClipConfig) -> tuple[Room, Tensor]:
     """The rooms of these seeds as one batch, and their input views [R, views_per_room, 3, 4]."""
     rooms = [Room.sample(seed) for seed in seeds]
     views = [sample_views(room, seed, config.views_per_room) for room, seed in zip(rooms, seeds, strict=True)]
-    return stack_rooms(rooms), torch.stack(views)
+    return stack_rooms(rooms), torch.stack(
+        [_tilted(poses, config.tilt, seed) for poses, seed in zip(views, seeds, strict=True)]
+    )
+
+
+def _tilted(poses: Tensor, tilt: float, seed: int) -> Tensor:  # [V, 3, 4]
+    """The poses, each rolled about its optical axis by a normally distributed angle (degrees)."""
+    roll = torch.deg2rad(tilt * torch.randn(len(poses), 1, generator=_generator("cpu", seed, len(poses))))
+    right, up, back, position = poses.unbind(-1)
+    turned = (roll.cos() * right + roll.sin() * up, roll.cos() * up - roll.sin() * right, back, position)
+    return torch.stack(turned, -1)
 
 
 class RoomClips:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from guidedvd_ns.data.clips import ClipConfig, RoomClips, _Paths, _poses, concatenate_clips
+from guidedvd_ns.data.clips import ClipConfig, RoomClips, _Paths, _poses, concatenate_clips, lay_out_rooms
 from guidedvd_ns.data.rooms import HELD_OUT_SEEDS
 from guidedvd_ns.trajectories import orbit
 
@@ -51,6 +51,18 @@ def test_training_never_meets_held_out_rooms():
     training, held_out = RoomClips(TINY, "cpu"), RoomClips(TINY, "cpu", held_out=True)
     assert max(training.room_seeds(HELD_OUT_SEEDS - 1)) < HELD_OUT_SEEDS
     assert held_out.room_seeds(0) == [HELD_OUT_SEEDS, HELD_OUT_SEEDS + 1]
+
+
+def test_views_roll_about_their_optical_axis():
+    level, rolled = (lay_out_rooms([0, 1], ClipConfig(views_per_room=8, tilt=tilt))[1] for tilt in (0.0, 3.0))
+    assert level[..., 2, 0].abs().max() < 1e-5
+    torch.testing.assert_close(level[..., 2:], rolled[..., 2:])
+    cosine = (level[..., :, 0] * rolled[..., :, 0]).sum(-1).clamp(max=1)
+    angle = torch.rad2deg(torch.acos(cosine))
+    assert 1.0 < angle.square().mean().sqrt() < 5.0
+    rotation = rolled[..., :3]
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand_as(rotation), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(rotation), torch.ones(2, 8))
 
 
 def test_poses_are_those_of_the_methods_trajectories():

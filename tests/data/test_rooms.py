@@ -9,6 +9,7 @@ from torch import Tensor
 from guidedvd_ns.data.rooms import (
     HELD_OUT_SEEDS,
     Room,
+    is_close_up,
     is_free,
     render,
     sample_views,
@@ -33,7 +34,7 @@ def test_rooms_are_the_same_on_every_machine():
     # Written down once: numpy's stream and our arithmetic must give them everywhere, or training data change silently.
     sizes = torch.cat([Room.sample(seed).size for seed in (0, 1, HELD_OUT_SEEDS)])
     expected = torch.tensor(
-        [[4.74753, 4.962018, 2.88151], [5.078669, 3.405891, 2.580132], [3.548737, 5.124537, 2.484456]]
+        [[6.203668, 5.696454, 2.794348], [3.374347, 4.008739, 2.311309], [6.499158, 3.472954, 2.396744]]
     )
     torch.testing.assert_close(sizes, expected, atol=1e-5, rtol=0)
 
@@ -67,15 +68,40 @@ def test_furniture_stays_inside_the_room():
 
 
 def test_views_stand_free_at_eye_height():
-    for seed in range(8):
+    for seed in (0, 1, 2, 3, 5, 6, 7, 8):
         room = Room.sample(seed)
         for poses in (sample_views(room, seed, 6), free_views(room, seed, 6)):
             assert poses.shape == (6, 3, 4)
             assert ((poses[:, 2, 3] >= 1.2 - 1e-6) & (poses[:, 2, 3] <= 1.7 + 1e-6)).all()
             assert is_free(room, poses[None, :, :, 3], 0.2).all()
-            rotation = poses[:, :, :3]
-            torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(6, 3, 3), atol=1e-5, rtol=0)
-            assert rotation[:, 2, 0].abs().max() < 1e-5  # level horizon
+            assert_level(poses)
+
+
+def assert_level(poses: Tensor) -> None:
+    rotation = poses[:, :, :3]
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(len(poses), 3, 3), atol=1e-5, rtol=0)
+    assert rotation[:, 2, 0].abs().max() < 1e-5
+
+
+def test_every_fifth_training_room_is_a_close_up_and_no_held_out_one():
+    assert [seed for seed in range(10) if is_close_up(seed)] == [4, 9]
+    assert not any(is_close_up(HELD_OUT_SEEDS + number) for number in range(10))
+    assert Room.sample(3).subject[0, 3] == 0 and Room.sample(4).subject[0, 3] > 0
+
+
+def test_close_ups_look_at_their_subject_from_near():
+    for seed in range(4, 44, 5):
+        room = Room.sample(seed)
+        centre, radius = room.subject[0, :3], room.subject[0, 3]
+        poses = sample_views(room, seed, 6)
+        away = poses[:, :, 3] - centre
+        distance = away.norm(dim=-1)
+        assert (distance > 1.4 * radius).all() and (distance < 4.0 * radius).all(), seed
+        # The optical axis passes within 0.4 radii of the subject's centre.
+        miss = torch.linalg.cross(away, poses[:, :, 2], dim=-1).norm(dim=-1)
+        assert (miss < 0.4 * radius).all(), seed
+        assert is_free(room, poses[None, :, :, 3], 0.02).all(), seed
+        assert_level(poses)
 
 
 def test_more_views_divide_the_same_walk():

@@ -29,8 +29,9 @@ def plant(style: Style, height: float) -> Piece:
     dice, p = style.dice, Piece()
     pot = min(0.3, 0.38 * height)
     p.cylinder((0, 0, 0), pot * 0.42, pot, style.ceramic(), top=pot * 0.58)
-    green = hsv(dice.uniform(0.22, 0.38), dice.uniform(0.4, 0.7), dice.uniform(0.3, 0.5))
-    leaf = Material(Texture.LEAF, shaded(green, 0.7), shaded(green, 1.4), green, 0.05)
+    green = hsv(dice.uniform(0.2, 0.4), dice.uniform(0.3, 0.7), dice.uniform(0.25, 0.5))
+    texture = dice.choice([Texture.LEAF, Texture.FOLIAGE])
+    leaf = Material(texture, shaded(green, 0.7), shaded(green, 1.4), green, dice.uniform(0.025, 0.05))
     rest = height - pot
     count = dice.integer(5, 7) if height > 0.6 else 4
     turn = dice.uniform(0, math.pi)
@@ -108,10 +109,37 @@ def book_pile(style: Style, p: Piece, x: float, y: float, z: float) -> None:
         z += thickness
 
 
+def small_thing(style: Style, p: Piece, x: float, y: float, z: float) -> None:
+    """One of the things that stand on tables, added to the piece."""
+    dice = style.dice
+    kind = dice.integer(0, 9)
+    if kind <= 1:
+        book_pile(style, p, x, y, z)
+    elif kind == 2:
+        p.add(fruit_bowl(style), x, y, z)
+    elif kind == 3:
+        p.add(flower_vase(style), x, y, z)
+    elif kind == 4:
+        p.add(plant(style, 0.3), x, y, z)
+    elif kind == 5:
+        p.cylinder((x, y, z), 0.04, 0.09, style.ceramic())
+    elif kind == 6:
+        p.cylinder((x, y, z), 0.036, dice.uniform(0.12, 0.2), style.ceramic())
+        p.cylinder((x, y, z + 0.19), 0.014, 0.09, style.metal())
+    elif kind == 7:
+        p.box((x, y, z + 0.002), (0.21, 0.29, 0.004), style.picture(), dice.uniform(-1, 1))
+    elif kind == 8:
+        tall = dice.uniform(0.04, 0.2)
+        p.box((x, y, z + tall / 2), (0.16, 0.12, tall), style.cloth(), dice.uniform(-1, 1), rounded=0.008)
+    else:
+        p.add(ornament(style, dice.uniform(0.12, 0.3)), x, y, z)
+
+
 def picture(style: Style, width: float, height: float) -> Piece:
     """A framed painting whose centre is the origin; it hangs on a wall at y = 0 and faces -y."""
     p, rim = Piece(), style.dice.uniform(0.025, 0.05)
-    p.box((0, -0.015, 0), (width, 0.03, height), style.wood())
+    frame = style.wood() if style.dice.chance(0.6) else style.paint(shaded(style.metal_color, 0.8))
+    p.box((0, -0.015, 0), (width, 0.03, height), frame, rounded=0.008)
     if style.dice.chance(0.5):
         p.box((0, -0.031, 0), (width - 2 * rim, 0.006, height - 2 * rim), style.paint((0.93, 0.92, 0.88)))
         rim += 0.05
@@ -139,8 +167,16 @@ def wall_shelf(style: Style, width: float) -> Piece:
     return p
 
 
-def window(style: Style, width: float, height: float, sill: float) -> Piece:
-    """A window on a wall at y = 0 with frame, sill, bright outside, and perhaps curtains and a radiator."""
+def switch(style: Style) -> Piece:
+    """A light switch or socket whose centre is the origin."""
+    p = Piece()
+    p.box((0, -0.006, 0), (0.085, 0.012, 0.085), style.paint((0.94, 0.94, 0.92)), rounded=0.01)
+    p.box((0, -0.013, 0), (0.05, 0.006, 0.05), style.paint((0.82, 0.82, 0.8)))
+    return p
+
+
+def window(style: Style, width: float, height: float, sill: float, outside: float) -> Piece:
+    """A window on a wall at y = 0 with frame, sill, an outside that bright, and perhaps curtains and a radiator."""
     dice, p = style.dice, Piece()
     z = sill + height / 2
     white = style.paint((0.93, 0.92, 0.9))
@@ -149,7 +185,9 @@ def window(style: Style, width: float, height: float, sill: float) -> Piece:
         p.box((0, -0.03, z + side * (height / 2 + 0.03)), (width, 0.06, 0.08), white)
     wall = style.accent(0.3, 0.8)
     p.box(
-        (0, -0.008, z), (width, 0.015, height), Material(Texture.OUTDOORS, wall, wall, (1.0, 1.0, 0.98), emission=1.0)
+        (0, -0.008, z),
+        (width, 0.015, height),
+        Material(Texture.OUTDOORS, wall, wall, (1.0, 1.0, 0.98), emission=outside),
     )
     p.box((0, -0.1, sill - 0.03), (width + 0.24, 0.2, 0.04), white)
     if dice.chance(0.75):
@@ -165,8 +203,10 @@ def window(style: Style, width: float, height: float, sill: float) -> Piece:
         bottom = 0.03 if dice.chance(0.7) else sill - 0.12
         for side in (-1, 1):
             w = dice.uniform(0.3, 0.42)
-            p.box((side * (width / 2 + w * 0.35), -0.14, (top + bottom) / 2), (w, 0.09, top - bottom), cloth)
-        p.box((0, -0.14, top + 0.01), (width + 0.75, 0.03, 0.03), style.metal())
+            p.box(
+                (side * (width / 2 + w * 0.35), -0.14, (top + bottom) / 2), (w, 0.09, top - bottom), cloth, rounded=0.03
+            )
+        p.box((0, -0.14, top + 0.01), (width + 0.75, 0.03, 0.03), style.metal(), rounded=0.012)
     if dice.chance(0.5) and sill > 0.65:
         p.box(
             (0, -0.08, sill * 0.48),

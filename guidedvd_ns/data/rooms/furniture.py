@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from guidedvd_ns.data.rooms import decor
-from guidedvd_ns.data.rooms.parts import Material, Piece
+from guidedvd_ns.data.rooms.parts import Material, Piece, Vector
 from guidedvd_ns.data.rooms.style import Style, shaded
 from guidedvd_ns.data.rooms.textures import Texture
 
@@ -27,19 +27,19 @@ def sofa(style: Style, seats: int | None = None) -> Furniture:
     arm, seat = dice.uniform(0.14, 0.24), dice.uniform(0.58, 0.72)
     width, depth, back = 2 * arm + seats * seat, dice.uniform(0.82, 0.98), dice.uniform(0.72, 0.92)
     cover = style.upholstery()
-    p.box((0, 0, 0.22), (width, depth, 0.2), cover)
-    p.box((0, depth / 2 - 0.09, 0.12 + back / 2 - 0.02), (width, 0.18, back - 0.14), cover)
+    p.box((0, 0, 0.22), (width, depth, 0.2), cover, rounded=0.05)
+    p.box((0, depth / 2 - 0.09, 0.12 + back / 2 - 0.02), (width, 0.18, back - 0.14), cover, rounded=0.06)
     for side in (-1, 1):
-        p.box((side * (width - arm) / 2, -0.02, 0.36), (arm, depth - 0.04, 0.5), cover)
+        p.box((side * (width - arm) / 2, -0.02, 0.36), (arm, depth - 0.04, 0.5), cover, rounded=0.07)
     cushion = cover if dice.chance(0.7) else style.upholstery()
     for k in range(seats):
         x = (k - (seats - 1) / 2) * seat
-        p.box((x, -0.09, 0.385), (seat - 0.015, depth - 0.2, 0.13), cushion, pitch=0.02)
-        p.box((x, depth / 2 - 0.25, 0.62), (seat - 0.03, 0.15, 0.36), cushion, pitch=-0.2)
+        p.box((x, -0.09, 0.385), (seat - 0.015, depth - 0.2, 0.13), cushion, pitch=0.02, rounded=0.05)
+        p.box((x, depth / 2 - 0.25, 0.62), (seat - 0.03, 0.15, 0.36), cushion, pitch=-0.2, rounded=0.07)
     for k in range(dice.integer(1, 2) if seats > 1 else dice.integer(0, 1)):
         side = 1 if k else -1
         x = side * (width / 2 - arm - 0.24) if seats > 1 else 0.0
-        p.box((x, depth / 2 - 0.42, 0.62), (0.42, 0.12, 0.4), style.cloth(), dice.uniform(-0.3, 0.3), -0.35, side * 0.1)
+        _pillow(style, p, (x, depth / 2 - 0.42, 0.62), 0.42, (dice.uniform(-0.3, 0.3), -0.35, side * 0.1))
     if seats > 1 and dice.chance(0.5):
         throw, x = style.cloth(scale=0.09), dice.uniform(-0.3, 0.3) * width
         p.box((x, -0.1, 0.46), (0.5, depth - 0.18, 0.02), throw, pitch=0.02)
@@ -115,12 +115,18 @@ def bed(style: Style) -> Furniture:
     p.box((0, length / 2 - 0.04, 0.3 + top / 2), (width + 0.1, 0.08, 0.6 + top), frame)
     p.box((0, -0.03, top - 0.12), (width - 0.04, length - 0.1, 0.22), style.paint())
     duvet = style.cloth(scale=dice.uniform(0.07, 0.16))
-    p.box((0, -0.28, top + 0.01), (width + 0.04, length - 0.66, 0.1), duvet)
+    p.box((0, -0.28, top + 0.01), (width + 0.04, length - 0.66, 0.1), duvet, rounded=0.05)
     for side in (-1, 1):
         p.box((side * (width / 2 + 0.01), -0.28, top - 0.13), (0.05, length - 0.66, 0.26), duvet)
-        p.box((side * width / 4, length / 2 - 0.28, top + 0.09), (width * 0.42, 0.4, 0.14), style.paint(), pitch=0.35)
+        p.box(
+            (side * width / 4, length / 2 - 0.28, top + 0.09),
+            (width * 0.42, 0.4, 0.14),
+            style.paint(),
+            pitch=0.35,
+            rounded=0.07,
+        )
     if dice.chance(0.7):
-        p.box((0, length / 2 - 0.42, top + 0.16), (0.42, 0.13, 0.32), style.cloth(), dice.uniform(-0.2, 0.2), -0.5)
+        _pillow(style, p, (0, length / 2 - 0.42, top + 0.16), 0.4, (dice.uniform(-0.2, 0.2), -0.5, 0.0))
     if dice.chance(0.7):
         throw = style.cloth()
         p.box((0, -length / 2 + 0.4, top + 0.065), (width + 0.08, 0.5, 0.02), throw)
@@ -181,9 +187,10 @@ def sideboard(style: Style) -> Furniture:
     p.legs(width - 0.06, depth - 0.04, 0.13, style.wood(turned=True))
     if dice.chance(0.6):
         screen = dice.uniform(0.85, 1.2)
-        dark = Material(a=(0.05, 0.05, 0.06))
+        dark = Material(a=(0.05, 0.05, 0.06), gloss=0.6)
         p.box((0, 0.06, height + 0.08 + 0.28 * screen), (screen, 0.05, 0.58 * screen), dark)
-        image = Material(Texture.LANDSCAPE, (0.25, 0.35, 0.5), (0.2, 0.25, 0.35), (0.08, 0.1, 0.14), emission=0.15)
+        screen_texture = dice.choice([Texture.LANDSCAPE, Texture.PHOTOGRAPH, Texture.PLAIN])
+        image = Material(screen_texture, (0.25, 0.35, 0.5), (0.2, 0.25, 0.35), (0.08, 0.1, 0.14), emission=0.15)
         p.box((0, 0.03, height + 0.08 + 0.28 * screen), (screen - 0.05, 0.012, 0.58 * screen - 0.05), image)
         p.box((0, 0.06, height + 0.045), (0.3, 0.18, 0.06), dark)
         p.add(decor.ornament(style, 0.25), -width / 2 + 0.12, 0, height + 0.015)
@@ -302,15 +309,45 @@ def potted_plant(style: Style) -> Furniture:
     return Furniture(decor.plant(style, height), 0.5, 0.5, height)
 
 
+def floor_things(style: Style) -> Furniture:
+    """What stands about: a basket with a throw, boxes, a stack of books, a bag, a ball, a cushion."""
+    dice, p = style.dice, Piece()
+    kind, size = dice.integer(0, 4), dice.uniform(0.24, 0.45)
+    if kind == 0:
+        cane = style.woods[1]
+        basket = Material(Texture.WICKER, cane, shaded(cane, 0.7), cane, 0.03)
+        p.cylinder((0, 0, 0), 0.4 * size, size, basket, top=0.5 * size)
+        p.ellipsoid((0, 0, size), (0.42 * size, 0.42 * size, 0.1), style.cloth())
+    elif kind == 1:
+        top = 0.0
+        for _ in range(dice.integer(1, 3)):
+            tall = dice.uniform(0.1, 0.3)
+            cover = style.cloth() if dice.chance(0.5) else style.wood()
+            p.box((0, 0, top + tall / 2), (size, 0.8 * size, tall), cover, dice.uniform(-0.2, 0.2), rounded=0.01)
+            top += tall
+    elif kind == 2:
+        decor.book_pile(style, p, 0, 0, 0.0)
+        decor.book_pile(style, p, 0.03, 0.02, 0.1)
+    elif kind == 3:
+        p.ellipsoid((0, 0, 0.4 * size), (0.4 * size, 0.4 * size, 0.4 * size), style.cloth())
+    else:
+        _pillow(style, p, (0, 0, 0.1), 0.5, (dice.uniform(0, 3), 1.45, 0.0))
+    return Furniture(p, 0.5, 0.5, 0.5)
+
+
+def _pillow(style: Style, p: Piece, centre: Vector, edge: float, turn: tuple[float, float, float]) -> None:
+    """A cushion: a soft-edged box or a flat ellipsoid."""
+    dice, thick = style.dice, style.dice.uniform(0.1, 0.17)
+    if dice.chance(0.65):
+        p.box(centre, (edge, thick, edge), style.cloth(), *turn, rounded=0.08)
+    else:
+        p.ellipsoid(centre, (0.58 * edge, 0.55 * thick, 0.58 * edge), style.cloth(), *turn)
+
+
 def _things_on_top(style: Style, p: Piece, width: float, depth: float, height: float) -> None:
-    """Two or three things beside each other on a table."""
+    """Things beside each other on a table: one for every hand's breadth, or few."""
     dice = style.dice
-    count = dice.integer(2, 3)
+    count = dice.integer(1, max(2, round(width / 0.2)))
     for k in range(count):
         x, y = ((k + 0.5) / count - 0.5) * width, dice.uniform(-0.5, 0.5) * depth
-        kind = dice.integer(0, 3)
-        if kind == 0:
-            decor.book_pile(style, p, x, y, height)
-        else:
-            thing = (decor.fruit_bowl(style), decor.flower_vase(style), decor.ornament(style, 0.22))[kind - 1]
-            p.add(thing, x, y, height)
+        decor.small_thing(style, p, x, y, height)

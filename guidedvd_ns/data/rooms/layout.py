@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from guidedvd_ns.data.rooms import decor, furniture
 from guidedvd_ns.data.rooms.dice import Dice
+from guidedvd_ns.data.rooms.exposure import Opening, choose_lights
 from guidedvd_ns.data.rooms.furniture import Furniture
-from guidedvd_ns.data.rooms.parts import Lights, Piece, Vector, pack
+from guidedvd_ns.data.rooms.parts import Material, Piece, Vector, pack
 from guidedvd_ns.data.rooms.room import Room
-from guidedvd_ns.data.rooms.style import Style, hsv, shaded
+from guidedvd_ns.data.rooms.style import Style, hsv
 
 _Builder = Callable[[Style], Furniture]
 
@@ -86,7 +87,7 @@ class _Rectangle(NamedTuple):
         )
 
 
-class _Arrangement:
+class Arrangement:
     """The room while it is filled: parts so far, floor space taken, wall space taken."""
 
     def __init__(self, style: Style, size: Vector) -> None:
@@ -162,31 +163,43 @@ class _Arrangement:
 
 
 def sample_room(seed: int) -> Room:
-    """See `Room.sample`."""
+    """A furnished room; see `Room.sample`."""
     dice = Dice(seed)
     style = Style(dice)
-    size = (dice.uniform(3.4, 6.2), dice.uniform(3.2, 5.4), dice.uniform(2.4, 2.9))
-    arrangement = _Arrangement(style, size)
+    size = (dice.uniform(3.0, 7.0), dice.uniform(3.0, 5.8), dice.uniform(2.3, 2.8 if dice.chance(0.7) else 3.5))
+    fullness, is_dark = dice.unit(), dice.chance(0.12)
+    arrangement = Arrangement(style, size)
     kind = dice.choice(list(_AT_WALLS))
-    windows = _openings(arrangement)
+    windows = openings(arrangement, is_dark)
     for builder in _AT_WALLS[kind][:2]:
         arrangement.put_at_wall(builder(style))
-    _fill_the_middle(arrangement, kind)
+    if fullness > 0.1:
+        _fill_the_middle(arrangement, kind)
     others = _AT_WALLS[kind][2:]
-    for builder in dice.shuffled([*others, dice.choice(others), furniture.potted_plant]):
+    wanted = dice.shuffled([*others, dice.choice(others), furniture.potted_plant, furniture.floor_things])
+    for builder in wanted[: 1 + round(fullness * len(wanted))]:
         arrangement.put_at_wall(builder(style))
-    lights = _lights(arrangement, windows)
-    _skirting(arrangement)
-    _pictures(arrangement)
+    lamp = ceiling_lamp(arrangement)
+    mouldings(arrangement)
+    pictures(arrangement, 4 + round(16 * fullness))
+    for _ in range(round(5 * fullness)):
+        arrangement.put_at_wall(furniture.floor_things(style))
     main, accent = style.wall(), style.wall()
     walls = [main] * 4
     walls[dice.integer(0, 3)] = accent
-    ceiling = style.paint(hsv(0.1, 0.04, dice.uniform(0.88, 0.96)))
-    return pack(size, arrangement.whole.parts, [*walls, style.floor(), ceiling], lights, dice)
+    faces = [*walls, style.floor(), style.paint(hsv(0.1, 0.04, dice.uniform(0.85, 0.96)))]
+    lights = choose_lights(dice, size, lamp, windows, is_dark, mean_albedo(faces))
+    return pack(size, arrangement.whole.parts, faces, lights, dice)
 
 
-def _openings(arrangement: _Arrangement) -> list[tuple[int, float, float, float]]:
-    """A door and one or two windows; returns wall, place, width and middle height of the windows."""
+def mean_albedo(materials: list[Material]) -> float:
+    """Mean linear albedo of some materials, by their first two colours."""
+    values = [channel**2.2 for material in materials for color in (material.a, material.b) for channel in color]
+    return sum(values) / len(values)
+
+
+def openings(arrangement: Arrangement, is_dark: bool) -> list[Opening]:
+    """A door and up to two windows; returns the windows."""
     dice, style = arrangement.dice, arrangement.style
     walls = dice.shuffled([0, 1, 2, 3])
     width, height = dice.uniform(0.78, 0.92), dice.uniform(1.95, 2.1)
@@ -195,17 +208,19 @@ def _openings(arrangement: _Arrangement) -> list[tuple[int, float, float, float]
     x, y, _ = arrangement.on_wall(walls[0], along, 0.4)
     arrangement.taken.append(_Rectangle(x - 0.45, y - 0.45, x + 0.45, y + 0.45, 0.0))
     windows = []
-    for wall in walls[1 : 2 + dice.integer(0, 1)]:
-        width, sill = dice.uniform(1.0, 1.7), dice.uniform(0.75, 0.95)
-        height = min(dice.uniform(1.1, 1.4), arrangement.size[2] - sill - 0.25)
+    for wall in walls[1 : dice.choice([1, 2, 2, 2, 3, 3])]:
+        width = dice.uniform(0.9, 2.2)
+        sill = dice.uniform(0.3, 0.6) if dice.chance(0.2) else dice.uniform(0.75, 0.95)
+        height = min(dice.uniform(1.0, 1.6), arrangement.size[2] - sill - 0.25)
         along = dice.uniform(-0.3, 0.3) * (arrangement.wall_length(wall) - width - 1.0)
-        piece = decor.window(style, width, height, sill)
+        piece = decor.window(style, width, height, sill, dice.uniform(0.0, 0.05) if is_dark else dice.uniform(0.5, 1.6))
         if arrangement.hang(piece, wall, along, 0.0, width + 0.85, sill - 0.1, sill + height + 0.2):
-            windows.append((wall, along, width, sill + height / 2))
+            x, y, yaw = arrangement.on_wall(wall, along, 0.0)
+            windows.append(Opening((x, y, sill + height / 2), yaw, width, height))
     return windows
 
 
-def _fill_the_middle(arrangement: _Arrangement, kind: str) -> None:
+def _fill_the_middle(arrangement: Arrangement, kind: str) -> None:
     """A rug and tables or stools away from the walls."""
     dice, style = arrangement.dice, arrangement.style
     width, depth, _ = arrangement.size
@@ -222,17 +237,21 @@ def _fill_the_middle(arrangement: _Arrangement, kind: str) -> None:
             x, y = dice.uniform(-0.3, 0.3) * width, dice.uniform(-0.3, 0.3) * depth
 
 
-def _pictures(arrangement: _Arrangement) -> None:
-    """Pictures, a clock and shelves where walls are free."""
+def pictures(arrangement: Arrangement, tries: int) -> None:
+    """Pictures, a clock, shelves and switches where walls are free."""
     dice, style = arrangement.dice, arrangement.style
-    for _ in range(dice.integer(12, 20)):
+    for _ in range(tries):
         wall = dice.integer(0, 3)
         along = dice.uniform(-0.5, 0.5) * arrangement.wall_length(wall)
         draw = dice.unit()
+        if draw < 0.1:
+            width, height = 0.09, 0.09
+            arrangement.hang(decor.switch(style), wall, along, 0.3 if dice.chance(0.6) else 1.1, 0.09, 0.3, 1.2)
+            continue
         if draw < 0.75:
-            width, height = dice.uniform(0.35, 1.05), dice.uniform(0.35, 0.75)
+            width, height = dice.uniform(0.2, 1.1), dice.uniform(0.25, 0.8)
             piece = decor.picture(style, width, height)
-        elif draw < 0.85:
+        elif draw < 0.83:
             width = height = 0.4
             piece = decor.clock(style)
         else:
@@ -242,47 +261,38 @@ def _pictures(arrangement: _Arrangement) -> None:
         arrangement.hang(piece, wall, along, z, width, z - height / 2, z + height / 2)
 
 
-def _skirting(arrangement: _Arrangement) -> None:
-    """Boards along the foot of the walls."""
-    width, depth, _ = arrangement.size
-    board = arrangement.style.paint() if arrangement.dice.chance(0.6) else arrangement.style.wood()
-    piece = Piece()
-    for side in (-1, 1):
-        piece.box((side * (width / 2 - 0.008), 0, 0.045), (0.016, depth, 0.09), board)
-        piece.box((0, side * (depth / 2 - 0.008), 0.045), (width, 0.016, 0.09), board)
-    if arrangement.whole.fits_with(piece):
-        arrangement.whole.add(piece)
+def mouldings(arrangement: Arrangement) -> None:
+    """Boards along the foot of the walls, and perhaps along their top."""
+    dice, style = arrangement.dice, arrangement.style
+    width, depth, height = arrangement.size
+    board = style.paint() if dice.chance(0.6) else style.wood()
+    boards = [(dice.uniform(0.03, 0.07), 0.016)] if dice.chance(0.9) else []
+    if dice.chance(0.35):
+        boards.append((height - 0.04, dice.uniform(0.03, 0.07)))
+    for z, out in boards:
+        tall = 2 * min(z, height - z)
+        piece = Piece()
+        for side in (-1, 1):
+            piece.box((side * (width - out) / 2, 0, z), (out, depth, tall), board, rounded=0.012)
+            piece.box((0, side * (depth - out) / 2, z), (width, out, tall), board, rounded=0.012)
+        if arrangement.whole.fits_with(piece):
+            arrangement.whole.add(piece)
 
 
-def _lights(arrangement: _Arrangement, windows: list[tuple[int, float, float, float]]) -> Lights:
-    """A ceiling lamp and daylight from the first window (or a second lamp)."""
+def ceiling_lamp(arrangement: Arrangement) -> Vector:
+    """A lamp on the ceiling, or on a cable below it; returns where its light comes from."""
     dice, style = arrangement.dice, arrangement.style
     width, depth, height = arrangement.size
     x, y = dice.uniform(-0.15, 0.15) * width, dice.uniform(-0.15, 0.15) * depth
-    lamp = Piece()
+    drop = 0.14 if dice.chance(0.6) else dice.uniform(0.2, max(height - 2.15, 0.25))
+    lamp, lit = Piece(), decor.shade(style)._replace(emission=dice.uniform(0.2, 1.5))
+    z = height - drop
+    if drop > 0.14:
+        lamp.cylinder((x, y, z), 0.006, drop, style.metal())
     if dice.chance(0.5):
-        lamp.cylinder((x, y, height - 0.12), 0.2, 0.1, decor.shade(style)._replace(emission=1.2))
+        lamp.cylinder((x, y, z - 0.06), dice.uniform(0.15, 0.28), 0.16, lit, top=dice.uniform(0.08, 0.2))
     else:
-        lamp.ellipsoid((x, y, height - 0.14), (0.17, 0.17, 0.11), decor.shade(style)._replace(emission=1.2))
+        lamp.ellipsoid((x, y, z), (0.17, 0.17, 0.11), lit)
     if arrangement.whole.fits_with(lamp):
         arrangement.whole.add(lamp)
-    warm = hsv(dice.uniform(0.07, 0.12), dice.uniform(0.05, 0.22), 1.0)
-    cool = hsv(dice.uniform(0.55, 0.62), dice.uniform(0.03, 0.15), 1.0)
-    positions: list[Vector] = [(x, y, height - 0.32)]
-    axes: list[tuple[Vector, Vector]] = [((0.22, 0.0, 0.0), (0.0, 0.22, 0.0))]
-    colors = [shaded(warm, 1.0)]
-    if windows:
-        wall, along, broad, z = windows[0]
-        wx, wy, yaw = arrangement.on_wall(wall, along, 0.3)
-        positions.append((wx, wy, z + 0.1))
-        axes.append(((0.3 * broad * math.cos(yaw), 0.3 * broad * math.sin(yaw), 0.0), (0.0, 0.0, 0.35)))
-        colors.append(shaded(cool, 1.0))
-    else:
-        positions.append((-0.5 * x, -0.5 * y, height - 0.35))
-        axes.append(((0.2, 0.0, 0.0), (0.0, 0.2, 0.0)))
-        colors.append(warm)
-    power = [dice.uniform(0.85, 1.35), dice.uniform(0.75, 1.35)]
-    colors = [(c[0] * k, c[1] * k, c[2] * k) for c, k in zip(colors, power, strict=True)]
-    level = dice.uniform(0.22, 0.34)
-    tint = hsv(dice.uniform(0.05, 0.15), 0.06, level)
-    return Lights(positions, axes, colors, tint)
+    return x, y, z - 0.18

@@ -52,28 +52,55 @@ def landscape(s: Surface) -> Tensor:
 
 
 def outdoors(s: Surface) -> Tensor:
-    """Through a window: sky, trees, lawn and a house, behind glazing bars in c. Brightness comes from emission."""
+    """Through a window, behind glazing bars in c: a garden with trees, a house front, or both out of focus.
+
+    Brightness comes from emission.
+    """
     x, y, width = _frame_coordinates(s)
+    still = x * 0
+    kind = cell_random(still + 7, still, s.seed)
+    blurred = torch.maximum(width, 0.35 * cell_random(still + 8, still, s.seed) * (kind > 0.3))
     sky = mix(_constant(x, 0.80, 0.90, 1.0), _constant(x, 0.52, 0.72, 0.98), (0.5 + 0.5 * y).clamp(0, 1))
     sky = mix(sky, torch.ones_like(sky), (1.6 * fbm(x * 1.2, y * 2.5, s.seed, 2 * width) - 0.6).clamp(0, 1))
-    lawn = mix(_constant(x, 0.45, 0.62, 0.30), _constant(x, 0.60, 0.72, 0.40), noise(x * 4, y * 9, s.seed, 9 * width))
-    rgb = mix(sky, lawn, ((-0.35 + 0.08 * torch.sin(2 * x + s.seed) - y) / width + 0.5).clamp(0, 1))
-    house_x = 1.2 * cell_random(x * 0, x * 0, s.seed) - 0.6
-    wall = band(x, house_x - 0.25, house_x + 0.25, width) * band(y, -0.42, 0.0, width)
-    rgb = mix(rgb, s.a, wall)
-    roof = band(y - 0.0, 0.0, 1.0, width) * ((0.32 - (x - house_x).abs() * 0.9 - y) / width + 0.5).clamp(0, 1)
-    rgb = mix(rgb, _constant(x, 0.66, 0.36, 0.28), roof)
-    crown = noise(x * 2.5 + 4, x * 0, s.seed + 5, 2 * width) * 0.9 + 0.2 * noise(x * 11, y * 11, s.seed, 11 * width)
-    tree = (crown - 0.62 - (y + 0.1) * 0.8).clamp_min(-1)
-    rgb = mix(
-        rgb,
-        _constant(x, 0.30, 0.47, 0.24) * (0.8 + 0.5 * noise(x * 13, y * 13, s.seed, 13 * width))[..., None],
-        (tree / width + 0.5).clamp(0, 1) * (y > -0.5),
-    )
+    sky = mix(sky, _constant(x, 0.93, 0.94, 0.95), cell_random(still + 9, still, s.seed))
+    garden = _garden(s, x, y, blurred, sky)
+    rgb = torch.where((kind < 0.75)[..., None], garden, _facade(s, x, y, blurred))
     bar_u = torch.minimum((s.u.abs() - s.half_u).abs(), s.u.abs())
     bar_v = torch.minimum((s.v.abs() - s.half_v).abs(), (s.v - 0.3 * s.half_v).abs())
     bars = band(torch.minimum(bar_u, bar_v), -1.0, 0.022, s.width)
     return mix(rgb, s.c * 0.62, bars)
+
+
+def _garden(s: Surface, x: Tensor, y: Tensor, width: Tensor, sky: Tensor) -> Tensor:
+    """Trees and a house on a lawn."""
+    still = x * 0
+    dry = cell_random(still + 3, still, s.seed)[..., None]
+    lawn = mix(_constant(x, 0.45, 0.62, 0.30), _constant(x, 0.60, 0.72, 0.40), noise(x * 4, y * 9, s.seed, 9 * width))
+    horizon = -0.5 + 0.35 * cell_random(still + 4, still, s.seed)
+    rgb = mix(sky, lawn, ((horizon + 0.08 * torch.sin(2 * x + s.seed) - y) / width + 0.5).clamp(0, 1))
+    house_x = 2.4 * cell_random(still, still, s.seed) - 1.2
+    eaves = horizon + 0.25 + 0.45 * cell_random(still + 5, still, s.seed)
+    wall = band(x, house_x - 0.25, house_x + 0.25, width) * band(y, horizon - 0.07, eaves, width)
+    rgb = mix(rgb, s.a, wall)
+    roof = band(y - eaves, 0.0, 1.0, width) * ((0.32 - (x - house_x).abs() * 0.9 - y + eaves) / width + 0.5).clamp(0, 1)
+    rgb = mix(rgb, _constant(x, 0.66, 0.36, 0.28), roof)
+    spread = 1.5 + 2.5 * cell_random(still + 6, still, s.seed)
+    crown = noise(x * spread + 4, still, s.seed + 5, 2 * width) * 0.9 + 0.2 * noise(x * 11, y * 11, s.seed, 11 * width)
+    tree = (crown - 0.62 - (y - horizon - 0.25) * 0.8).clamp_min(-1)
+    leaves = _constant(x, 0.30, 0.47, 0.24) * (1 - 0.5 * dry) + _constant(x, 0.55, 0.42, 0.2) * 0.5 * dry
+    leaves = leaves * (0.8 + 0.5 * noise(x * 13, y * 13, s.seed, 13 * width))[..., None]
+    return mix(rgb, leaves, (tree / width + 0.5).clamp(0, 1) * (y > horizon - 0.15))
+
+
+def _facade(s: Surface, x: Tensor, y: Tensor, width: Tensor) -> Tensor:
+    """The house across the street: rows of windows in a wall of colour a."""
+    columns, rows = 4.0, 3.0
+    cell_x, cell_y = torch.floor(x * columns), torch.floor(y * rows)
+    inside = band(x * columns - cell_x, 0.28, 0.72, columns * width)
+    inside = inside * band(y * rows - cell_y, 0.2, 0.8, rows * width)
+    glass = _constant(x, 0.25, 0.3, 0.36) * (0.6 + 1.4 * cell_random(cell_x, cell_y, s.seed))[..., None]
+    wall = s.a * (0.8 + 0.25 * fbm(x * 6, y * 6, s.seed, 6 * width))[..., None]
+    return mix(wall, glass, inside)
 
 
 def abstract(s: Surface) -> Tensor:

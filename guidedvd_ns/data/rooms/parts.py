@@ -30,10 +30,14 @@ class Material(NamedTuple):
     scale: float = 0.1
     emission: float = 0.0
     turned: bool = False
+    gloss: float = 0.0
 
 
 class Part(NamedTuple):
-    """One primitive: centre and half extents in metres; yaw about z after pitch about its x and roll about its y."""
+    """One primitive: centre and half extents in metres; yaw about z after pitch about its x and roll about its y.
+
+    `taper` narrows cylinders and rounds boxes, see `Room.taper`.
+    """
 
     shape: Shape
     centre: Vector
@@ -51,10 +55,12 @@ class Piece:
     def __init__(self) -> None:
         self.parts: list[Part] = []
 
-    def box(self, centre: Vector, size: Vector, material: Material, yaw=0.0, pitch=0.0, roll=0.0) -> None:
-        """A box of the given full size."""
+    def box(
+        self, centre: Vector, size: Vector, material: Material, yaw=0.0, pitch=0.0, roll=0.0, rounded: float = 0.0
+    ) -> None:
+        """A box of the given full size; `rounded` is the width of its soft edges in metres."""
         half = (size[0] / 2, size[1] / 2, size[2] / 2)
-        self.parts.append(Part("box", centre, half, yaw, pitch, roll, 0.0, material))
+        self.parts.append(Part("box", centre, half, yaw, pitch, roll, rounded, material))
 
     def cylinder(
         self,
@@ -100,15 +106,24 @@ class Piece:
 
 
 class Lights(NamedTuple):
-    """Two square lights and the ambient light; intensities are linear."""
+    """Two square lights and the ambient light; intensities are linear. See the fields of `Room`."""
 
     positions: list[Vector]
     axes: list[tuple[Vector, Vector]]
     colors: list[Color]
-    ambient: Color
+    ambient: tuple[Color, Color, Color]
+    sun: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 0.0)
+    look: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0)
 
 
-def pack(size: Vector, parts: list[Part], faces: list[Material], lights: Lights, dice: Dice) -> Room:
+def pack(
+    size: Vector,
+    parts: list[Part],
+    faces: list[Material],
+    lights: Lights,
+    dice: Dice,
+    subject: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
+) -> Room:
     """The Room (B = 1) of the given parts.
 
     Args:
@@ -117,6 +132,7 @@ def pack(size: Vector, parts: list[Part], faces: list[Material], lights: Lights,
         faces: materials of the -x, +x, -y, +y walls, floor and ceiling.
         lights: see `Lights`.
         dice: draws the pattern seeds.
+        subject: see `Room.subject`.
     """
     materials = [Material()] * NUM_PRIMITIVES + faces
     # Unused primitives are tiny and lie fifty metres below the floor.
@@ -141,11 +157,14 @@ def pack(size: Vector, parts: list[Part], faces: list[Material], lights: Lights,
         taper=tensor(geometry[:, 9]),
         texture=torch.tensor([[int(m.texture) for m in materials]]),
         colors=tensor([(m.a, m.b, m.c) for m in materials]),
-        params=tensor([(m.scale, dice.integer(1, 4000), m.emission, m.turned) for m in materials]),
+        params=tensor([(m.scale, dice.integer(1, 4000), m.emission, m.turned, m.gloss) for m in materials]),
         light_position=tensor(lights.positions),
         light_axes=tensor(lights.axes),
         light_color=tensor(lights.colors),
         ambient=tensor(lights.ambient),
+        sun=tensor(lights.sun),
+        look=tensor(lights.look),
+        subject=tensor(subject),
     )
 
 

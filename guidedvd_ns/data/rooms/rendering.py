@@ -1,4 +1,4 @@
-"""Pictures, depth and normals of procedural rooms: soft shadows, ambient occlusion and textures at the nearest hit."""
+"""Pictures, depth and normals of procedural rooms: rays of many pixels at once, shaded at their nearest hits."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from guidedvd_ns.data.rooms.lighting import Spread, clipped, develop, illuminate
 from guidedvd_ns.data.rooms.patterns import Surface
-from guidedvd_ns.data.rooms.room import NUM_LIGHTS, Room
+from guidedvd_ns.data.rooms.room import Room
 from guidedvd_ns.data.rooms.textures import TextureInputs, evaluate
-from guidedvd_ns.data.rooms.tracing import EAGER_TRACER, Hit, Tracer, distance_to_walls, fused_tracer, nearest_hit
-
-_AMBIENT_REACH = 0.28
-"""Metres within which surfaces take ambient light from each other."""
-
-_SHADOW_OFFSET = 4e-3
-"""Metres by which a shadow ray stays off its surface."""
+from guidedvd_ns.data.rooms.tracing import EAGER_TRACER, Hit, Tracer, fused_tracer, nearest_hit
 
 _PAIRS_ON_CPU = 1 << 20
 _PAIRS_ON_CUDA = 1 << 26
-_PIXELS_COMPILED = 1 << 22
+_RAYS_COMPILED = 10_000_000
+"""Times the primitives of a room, this still fits the 32-bit indices of a fused kernel."""
 
 
 class RoomRender(NamedTuple):
@@ -84,8 +80,8 @@ def render(
     lens = torch.as_tensor(intrinsics, dtype=torch.float32, device=rooms.device).expand(batch, views, 4)
     pixels = _Pixels(poses, lens, height, width)
     total = views * height * width
-    chunk = _chunk_size(rooms, total, compile)
     offsets = _subsample_offsets(supersample)
+    chunk = _chunk_size(rooms, total, len(offsets) + (supersample > 1), compile)
     tracer = fused_tracer() if compile else EAGER_TRACER
     parts: list[tuple[Tensor, ...]] = []
     for start in range(0, total, chunk):
@@ -97,13 +93,13 @@ def render(
     return RoomRender(rgb.view(*shape, 3), depth.view(*shape, 1), normal.view(*shape, 3))
 
 
-def _chunk_size(rooms: Room, total: int, compile: bool) -> int:
+def _chunk_size(rooms: Room, total: int, rays: int, compile: bool) -> int:
     """Pixels at once: equal pieces small enough for the memory, large enough to hide the cost of a call."""
     if rooms.device.type == "cuda":
-        largest = _PIXELS_COMPILED if compile else _PAIRS_ON_CUDA // sum(rooms.counts)
+        largest = _RAYS_COMPILED if compile else _PAIRS_ON_CUDA // sum(rooms.counts)
     else:
         largest = _PAIRS_ON_CPU // sum(rooms.counts)
-    pieces = -(-total * len(rooms) // largest)
+    pieces = -(-total * rays * len(rooms) // largest)
     return -(-total // min(pieces, total))
 
 
@@ -117,36 +113,37 @@ def _shade_pixels(
     room: Room, pixels: _Pixels, index: Tensor, offsets: list[tuple[float, float]], tracer: Tracer
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Colour [B, R, 3], z-depth [B, R] and normal [B, R, 3] of the pixels with the given flat numbers [R]."""
-    spacing = 1.0 / (len(offsets) ** 0.5)
-    origins, directions, lens = _rays(pixels, index, (0.0, 0.0))
-    centre = nearest_hit(room, origins, directions, tracer.enter_first)
-    if len(offsets) == 1:
-        rgb = _shade(room, centre, directions, spacing / lens, (0.0, 0.0), tracer)
-        return rgb, centre.t, centre.normal
-    rgb = torch.zeros_like(centre.normal)
-    for number, offset in enumerate(offsets):
-        origins, directions, lens = _rays(pixels, index, offset)
-        hit = nearest_hit(room, origins, directions, tracer.enter_first)
-        rgb = rgb + _shade(room, hit, directions, spacing / lens, _light_offset(number, offsets), tracer) / len(offsets)
-    return rgb, centre.t, centre.normal
+    count = len(index)
+    # All rays in one go: a GPU would otherwise wait for the launches of each subsample.
+    cast = offsets if len(offsets) == 1 else [*offsets, (0.0, 0.0)]
+    origins, directions, lens, off_axis = _rays(pixels, index, cast)
+    hit = nearest_hit(room, origins, directions, tracer.enter_first)
+    depth, normal = hit.t[:, -count:], hit.normal[:, -count:]
+    if len(cast) > len(offsets):
+        shaded = len(offsets) * count
+        hit = Hit(*(values[:, :shaded] for values in hit))
+        directions, lens, off_axis = directions[:, :shaded], lens[:, :shaded], off_axis[:, :shaded]
+    spread = Spread.of(offsets, count, room.device)
+    light = _shade(room, hit, directions, 1 / (len(offsets) ** 0.5 * lens), spread, tracer)
+    mean = light.unflatten(1, (len(offsets), count)).mean(1)
+    return develop(room, mean, off_axis.unflatten(1, (len(offsets), count)).mean(1)), depth, normal
 
 
-def _light_offset(number: int, offsets: list[tuple[float, float]]) -> tuple[float, float]:
-    """The place on the lights, in half edges, that belongs to a subsample: a rotated grid."""
-    dx, dy = offsets[number]
-    return 1.8 * dx + 0.9 * dy, 1.8 * dy - 0.9 * dx
-
-
-def _rays(pixels: _Pixels, index: Tensor, offset: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Origins and directions [B, R, 3] (the ray parameter is the z-depth) and focal lengths [B, R]."""
+def _rays(pixels: _Pixels, index: Tensor, offsets: list[tuple[float, float]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Origins and directions [B, S R, 3] (the ray parameter is the z-depth), focal lengths and squared tangents of the
+    angle to the optical axis [B, S R], for every offset in turn."""
     area = pixels.height * pixels.width
+    offset = torch.tensor(offsets, device=index.device).repeat_interleave(len(index), 0)
+    index = index.repeat(len(offsets))
     view, pixel = index // area, index % area
-    x = (pixel % pixels.width) + (0.5 + offset[0])
-    y = (pixel // pixels.width) + (0.5 + offset[1])
+    x = (pixel % pixels.width) + (0.5 + offset[:, 0])
+    y = (pixel // pixels.width) + (0.5 + offset[:, 1])
     pose, lens = pixels.camera_to_worlds[:, view], pixels.intrinsics[:, view]
     fx, fy, cx, cy = lens.unbind(-1)
-    local = torch.stack([(x - cx) / fx, (cy - y) / fy, -torch.ones_like(fx)], -1)
-    return pose[..., 3], (pose[..., :3] * local[..., None, :]).sum(-1), fx
+    local_x, local_y = (x - cx) / fx, (cy - y) / fy
+    local = torch.stack([local_x, local_y, -torch.ones_like(fx)], -1)
+    directions = (pose[..., :3] * local[..., None, :]).sum(-1)
+    return pose[..., 3], directions, fx, local_x * local_x + local_y * local_y
 
 
 def _shade(
@@ -154,46 +151,26 @@ def _shade(
     hit: Hit,
     directions: Tensor,  # [B, R, 3]
     spacing: Tensor,  # [B, R] distance of neighbouring samples at depth 1
-    light_offset: tuple[float, float],
+    spread: Spread,
     tracer: Tracer,
 ) -> Tensor:
-    """Display colour [B, R, 3] of the hits: Lambertian under two lights and occluded ambient light."""
+    """Linear light [B, R, 3] that leaves the hits towards the camera."""
     facing = -(torch.nn.functional.normalize(directions, dim=-1) * hit.normal).sum(-1)
     # Between the footprint's short and its long axis: supersampling takes care of the rest.
     width = (hit.t * spacing / facing.clamp_min(0.05).sqrt()).clamp_min(1e-5)
-    albedo, emission = _material(room, hit, width)
-    off_surface = hit.position + _SHADOW_OFFSET * hit.normal
-    light = _ambient_light(room, hit, tracer)
-    for number in range(NUM_LIGHTS):
-        axes = room.light_axes[:, number]
-        place = room.light_position[:, number] + light_offset[0] * axes[:, 0] + light_offset[1] * axes[:, 1]
-        place = place[:, None].expand_as(off_surface)
-        towards = place - off_surface
-        distance = towards.norm(dim=-1, keepdim=True).clamp_min(1e-3)
-        cosine = (towards / distance * hit.normal).sum(-1, keepdim=True).clamp_min(0)
-        visible = ~tracer.is_occluded(room, place, off_surface)[..., None]
-        light = light + room.light_color[:, None, number] * cosine * visible / (1 + (distance / 2.2) ** 2)
-    linear = albedo.clamp_min(1e-4) ** 2.2 * (light + emission[..., None])
-    return (1 - torch.exp(-1.5 * linear)).clamp_min(1e-6) ** (1 / 2.2)
+    albedo, emission, gloss = _material(room, hit, width)
+    diffuse, reflected = illuminate(room, hit, directions, gloss, spread, tracer)
+    return clipped(albedo.clamp_min(1e-4) ** 2.2 * (diffuse + emission[..., None]) + reflected)
 
 
-def _material(room: Room, hit: Hit, width: Tensor) -> tuple[Tensor, Tensor]:
-    """sRGB albedo [B, R, 3] and emission [B, R] at the hits."""
+def _material(room: Room, hit: Hit, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """sRGB albedo [B, R, 3], emission [B, R] and gloss [B, R] at the hits."""
     index = hit.index
     colors = torch.gather(room.colors, 1, index[..., None, None].expand(*index.shape, 3, 3))
-    params = torch.gather(room.params, 1, index[..., None].expand(*index.shape, 4))
-    scale, seed, emission, turned = params.unbind(-1)
+    params = torch.gather(room.params, 1, index[..., None].expand(*index.shape, 5))
+    scale, seed, emission, turned, gloss = params.unbind(-1)
     a, b, c = colors.unbind(-2)
     (u, v), (half_u, half_v) = hit.uv.unbind(-1), hit.extent.unbind(-1)
     surface = Surface(u, v, half_u, half_v, width, a, b, c, scale, seed)
     code = torch.gather(room.texture, 1, index)
-    return evaluate(TextureInputs(surface, code, hit.front, turned > 0.5)), emission
-
-
-def _ambient_light(room: Room, hit: Hit, tracer: Tracer) -> Tensor:
-    """[B, R, 3] ambient light, less of it where a point above the surface is close to something else."""
-    probe = hit.position + _AMBIENT_REACH * hit.normal
-    free = torch.minimum(tracer.distance_to_primitives(room, probe), distance_to_walls(room.size, probe))
-    openness = (free / _AMBIENT_REACH).clamp(0, 1)[..., None]
-    sky = 0.85 + 0.15 * hit.normal[..., 2:]
-    return room.ambient[:, None] * sky * (0.4 + 0.6 * openness)
+    return evaluate(TextureInputs(surface, code, hit.front, turned > 0.5)), emission, gloss

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-NUM_BOXES = 112
-NUM_CYLINDERS = 20
-NUM_ELLIPSOIDS = 28
+NUM_BOXES = 124
+NUM_CYLINDERS = 30
+NUM_ELLIPSOIDS = 36
 NUM_PRIMITIVES = NUM_BOXES + NUM_CYLINDERS + NUM_ELLIPSOIDS
 """A sampled room has this many (unused ones lie far below the floor): static shapes for batches and compilers."""
 
@@ -20,6 +20,13 @@ NUM_LIGHTS = 2
 
 HELD_OUT_SEEDS = 10_000_000
 """Rooms with seeds from here on are never trained on: they serve the demo, validation and benchmarks."""
+
+_CLOSE_UP_EVERY = 5
+
+
+def is_close_up(seed: int) -> bool:
+    """True where the seed's room is the background of one thing seen from near; held-out seeds are all whole rooms."""
+    return seed < HELD_OUT_SEEDS and seed % _CLOSE_UP_EVERY == _CLOSE_UP_EVERY - 1
 
 
 def training_seed(index: int) -> int:
@@ -52,13 +59,14 @@ class Room:
     half: Tensor
     """[B, P, 3] half extents in metres along the primitive's own axes."""
     taper: Tensor
-    """[B, P] cylinders only: the radius at unit height z is (1 + taper z) times the half extent."""
+    """[B, P] cylinders: the radius at unit height z is (1 + taper z) times the half extent. Boxes: width in metres of
+    the margin along the edges where the normal turns from one face to the other, as if the edge were rounded."""
     texture: Tensor
     """[B, P + 6] int64 texture codes (`textures.Texture`)."""
     colors: Tensor
     """[B, P + 6, 3, 3] three sRGB colours for each material."""
     params: Tensor
-    """[B, P + 6, 4] texture scale in metres, pattern seed, emission, and 1 where the pattern is turned by 90 deg."""
+    """[B, P + 6, 5] texture scale in metres, pattern seed, emission, 1 where the pattern is turned by 90 deg, gloss."""
     light_position: Tensor
     """[B, 2, 3] centres of the two square lights."""
     light_axes: Tensor
@@ -66,13 +74,22 @@ class Room:
     light_color: Tensor
     """[B, 2, 3] linear intensity at one metre."""
     ambient: Tensor
-    """[B, 3] linear ambient light."""
+    """[B, 3, 3] linear ambient light: that from above, that from below, and a glow that fades with the distance from
+    the second light and knows no shadow."""
+    sun: Tensor
+    """[B, 4] unit direction towards the sun, and 1 where the second light is the sun seen through that square: it does
+    not fade, and reaches only what sees it through the square."""
+    look: Tensor
+    """[B, 7] what the photographer's camera does: exposure, gains of red, green and blue, contrast, saturation,
+    vignetting."""
+    subject: Tensor
+    """[B, 4] centre and radius of the thing that is photographed from near; radius 0 where it is the room."""
     counts: tuple[int, int, int] = (NUM_BOXES, NUM_CYLINDERS, NUM_ELLIPSOIDS)
     """Boxes, cylinders and ellipsoids in the tensors, used or not."""
 
     @staticmethod
     def sample(seed: int) -> Room:
-        """One furnished room (B = 1) on the CPU, fully determined by the seed.
+        """One room (B = 1) on the CPU, fully determined by the seed: furnished, or the scene of a close-up.
 
         Args:
             seed: non-negative; see `HELD_OUT_SEEDS` and `training_seed` for which ones may be trained on.
@@ -80,11 +97,12 @@ class Room:
         Raises:
             ValueError: if the seed is negative.
         """
+        from guidedvd_ns.data.rooms.closeups import sample_closeup
         from guidedvd_ns.data.rooms.layout import sample_room
 
         if seed < 0:
             raise ValueError(f"Room seeds are 0 or more, but {seed} was given; pass a non-negative integer.")
-        return sample_room(seed)
+        return sample_closeup(seed) if is_close_up(seed) else sample_room(seed)
 
     def to(self, device: torch.device | str) -> Room:
         """The same rooms on another device."""

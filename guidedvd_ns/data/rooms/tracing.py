@@ -243,7 +243,7 @@ def _room_exit(size: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tenso
 
 
 def _primitive_surface(room: Room, index: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Normal, surface coordinates, face extents and front flag on the given primitives [B, R]."""
+    """Normal (soft at rounded edges), surface coordinates, face extents and front flag on primitives [B, R]."""
     frame = torch.gather(room.frames, 1, index[..., None, None].expand(*index.shape, 3, 4))
     half = torch.gather(room.half, 1, index[..., None].expand(*index.shape, 3))
     taper = torch.gather(room.taper, 1, index)
@@ -258,7 +258,12 @@ def _primitive_surface(room: Room, index: Tensor, position: Tensor) -> tuple[Ten
     on_cap = (z.abs() > 1 - 1e-4)[..., None] & is_cylinder
     side = torch.stack([x, y, -taper * (1 + taper * z)], -1)
     up = torch.stack([torch.zeros_like(z), torch.zeros_like(z), z], -1)
-    gradient = torch.where(is_box, axis * local, torch.where(on_cap, up, torch.where(is_cylinder, side, local)))
+    # Near an edge of a box the normal turns towards the other face; at the edge both agree.
+    edge = (1 - (1 - local.abs()) * half / taper.clamp_min(1e-5)[..., None]).clamp(0, 1)
+    soft = torch.where((taper > 0)[..., None], torch.maximum(axis, edge * edge), axis)
+    gradient = torch.where(
+        is_box, soft * torch.sign(local) * half, torch.where(on_cap, up, torch.where(is_cylinder, side, local))
+    )
     normal = torch.nn.functional.normalize((gradient[..., None] * frame[..., :3]).sum(-2), dim=-1)
 
     metric = local * half

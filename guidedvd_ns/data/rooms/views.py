@@ -39,7 +39,7 @@ def look_at(
 
 @torch.no_grad()
 def sample_views(room: Room, seed: int, count: int) -> Tensor:
-    """Poses along a smooth walk around the middle of one room, looking across it.
+    """Poses along a smooth walk around the middle of one room, looking across it, or around its subject.
 
     The walk is a piece of an ellipse; each pose looks past the room's middle, so that neighbours overlap. Poses of up
     to six views are one step apart, more views divide the same walk more finely: every third of 16 views is a pose of
@@ -52,7 +52,7 @@ def sample_views(room: Room, seed: int, count: int) -> Tensor:
 
     Returns:
         [count, 3, 4] OpenGL camera-to-world on the CPU, at heights from 1.2 to 1.7 m and free of everything by 0.3 m
-        (by less in the rare room too full for it).
+        (by less in the rare room too full for it). Around a subject they stand at 1.7 to 3.4 of its radii.
 
     Raises:
         ValueError: if there is more than one room.
@@ -62,13 +62,14 @@ def sample_views(room: Room, seed: int, count: int) -> Tensor:
     room = room.to("cpu")
     dice = Dice(seed, 17)
     best, best_distance = None, -math.inf
+    draw = _arc if room.subject[0, 3] > 0 else _walk
     for _ in range(_TRIES):
-        positions, targets = _walk(room, dice, count)
+        positions, targets = draw(room, dice, count)
         points = positions[None]
         gap = torch.minimum(distance_to_primitives(room, points), distance_to_walls(room.size, points)).min().item()
         if gap > best_distance:
             best, best_distance = (positions, targets), gap
-        if gap >= _CLEARANCE:
+        if gap >= min(_CLEARANCE, 0.6 * room.subject[0, 3].item() or _CLEARANCE):
             break
     assert best is not None
     return look_at(*best)
@@ -130,3 +131,24 @@ def _walk(room: Room, dice: Dice, count: int) -> tuple[Tensor, Tensor]:
     target_y = -torch.sin(angle + turn) * depth / 2 * beyond
     targets = torch.stack([target_x, target_y, torch.full_like(target_x, target_height)], -1)
     return torch.stack([x, y, z.clamp(1.2, min(1.7, height - 0.5))], -1), targets
+
+
+def _arc(room: Room, dice: Dice, count: int) -> tuple[Tensor, Tensor]:
+    """Positions and targets [count, 3] of one random arc around the room's subject, on its side of the wall."""
+    x, y, z, radius = room.subject[0].tolist()
+    width, depth, _ = room.size[0].tolist()
+    fraction = torch.linspace(-0.5, 0.5, count) if count > 1 else torch.zeros(1)
+    near_wall = max(abs(x) / width, abs(y) / depth) > 0.3
+    middle = dice.uniform(0, 2 * math.pi)
+    if near_wall:
+        # Straight out from the nearer wall.
+        out_x, out_y = (-x, 0.0) if abs(x) / width > abs(y) / depth else (0.0, -y)
+        middle = math.atan2(out_y, out_x) + dice.uniform(-0.4, 0.4)
+    azimuth = middle + math.radians(dice.uniform(35, 100)) * fraction * min(count - 1, 5) / 5 * dice.choice([-1, 1])
+    climb = math.radians(dice.uniform(-12, 40)) + math.radians(dice.uniform(-15, 15)) * fraction
+    distance = radius * dice.uniform(1.7, 3.4) * (1 + dice.uniform(-0.3, 0.3) * fraction)
+    aside = torch.tensor([dice.uniform(-0.2, 0.2), dice.uniform(-0.2, 0.2), dice.uniform(-0.2, 0.2)]) * radius
+    centre = torch.tensor([x, y, z])
+    outward = torch.stack([climb.cos() * azimuth.cos(), climb.cos() * azimuth.sin(), climb.sin()], -1)
+    positions = centre + distance[:, None] * outward
+    return positions, (centre + aside).expand(count, 3)

@@ -12,6 +12,7 @@ from guidedvd_ns.data.rooms import (
     is_close_up,
     is_free,
     render,
+    render_depth,
     sample_views,
     stack_rooms,
     training_seed,
@@ -180,6 +181,12 @@ def test_intrinsics_may_differ_between_views():
     torch.testing.assert_close(both.depth[:, :1], render(room, poses[:, :1], LENS, H, W).depth, atol=1e-4, rtol=1e-4)
     narrow = render(room, poses[:, 1:], (40.0, 40.0, 16.0, 12.0), H, W)
     torch.testing.assert_close(both.depth[:, 1:], narrow.depth, atol=1e-4, rtol=1e-4)
+
+
+def test_depth_alone_is_that_of_the_picture():
+    rooms = stack_rooms([Room.sample(3), Room.sample(4)])
+    poses = torch.stack([sample_views(Room.sample(seed), seed, 2) for seed in (3, 4)])
+    assert torch.equal(render_depth(rooms, poses, LENS, H, W), render(rooms, poses, LENS, H, W).depth)
 
 
 def test_wrong_arguments_are_named():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from guidedvd_ns.data.rooms.lighting import Spread, clipped, develop, illuminate
 from guidedvd_ns.data.rooms.patterns import Surface
 from guidedvd_ns.data.rooms.room import Room
 from guidedvd_ns.data.rooms.textures import TextureInputs, evaluate
-from guidedvd_ns.data.rooms.tracing import EAGER_TRACER, Hit, Tracer, fused_tracer, nearest_hit
+from guidedvd_ns.data.rooms.tracing import EAGER_TRACER, Hit, Tracer, fused_tracer, nearest_distance, nearest_hit
 
 _PAIRS_ON_CPU = 1 << 20
 _PAIRS_ON_CUDA = 1 << 26
@@ -40,6 +41,11 @@ class _Pixels(NamedTuple):
     height: int
     width: int
 
+    @property
+    def count(self) -> int:
+        """Pixels of all L images."""
+        return self.camera_to_worlds.shape[1] * self.height * self.width
+
 
 @torch.no_grad()
 def render(
@@ -67,40 +73,74 @@ def render(
     Raises:
         ValueError: if the poses do not fit the rooms or an argument is out of range.
     """
-    if camera_to_worlds.dim() != 4 or camera_to_worlds.shape[::2] != (len(rooms), 3) or camera_to_worlds.shape[3] != 4:
-        raise ValueError(
-            f"camera_to_worlds is {tuple(camera_to_worlds.shape)} for {len(rooms)} rooms; pass one [L, 3, 4] for each."
-        )
     if supersample < 1:
         raise ValueError(f"supersample is {supersample}; pass 1 or more.")
     compile = compile and rooms.device.type == "cuda"
     rooms = rooms if compile else rooms.trimmed()
-    batch, views = camera_to_worlds.shape[:2]
-    poses = camera_to_worlds.to(rooms.device, torch.float32)
-    lens = torch.as_tensor(intrinsics, dtype=torch.float32, device=rooms.device).expand(batch, views, 4)
-    pixels = _Pixels(poses, lens, height, width)
-    total = views * height * width
+    pixels = _image_grid(rooms, camera_to_worlds, intrinsics, height, width)
     offsets = _subsample_offsets(supersample)
-    chunk = _chunk_size(rooms, total, len(offsets) + (supersample > 1), compile)
     tracer = fused_tracer() if compile else EAGER_TRACER
-    parts: list[tuple[Tensor, ...]] = []
-    for start in range(0, total, chunk):
-        # The last chunk repeats the last pixel instead of being shorter: one shape, one compilation.
-        index = torch.arange(start, start + chunk, device=rooms.device).clamp_max(total - 1)
-        parts.append(_shade_pixels(rooms, pixels, index, offsets, tracer))
-    rgb, depth, normal = (torch.cat(tensors, 1)[:, :total] for tensors in zip(*parts, strict=True))
-    shape = (batch, views, height, width)
+    parts = [
+        _shade_pixels(rooms, pixels, index, offsets, tracer)
+        for index in _chunks(rooms, pixels, len(offsets) + (supersample > 1), compile)
+    ]
+    rgb, depth, normal = (torch.cat(tensors, 1)[:, : pixels.count] for tensors in zip(*parts, strict=True))
+    shape = (*camera_to_worlds.shape[:2], height, width)
     return RoomRender(rgb.view(*shape, 3), depth.view(*shape, 1), normal.view(*shape, 3))
 
 
-def _chunk_size(rooms: Room, total: int, rays: int, compile: bool) -> int:
-    """Pixels at once: equal pieces small enough for the memory, large enough to hide the cost of a call."""
-    if rooms.device.type == "cuda":
-        largest = _RAYS_COMPILED if compile else _PAIRS_ON_CUDA // sum(rooms.counts)
-    else:
+@torch.no_grad()
+def render_depth(
+    rooms: Room,
+    camera_to_worlds: Tensor,
+    intrinsics: tuple[float, float, float, float] | Tensor,
+    height: int,
+    width: int,
+) -> Tensor:
+    """The z-depth [B, L, H, W, 1] of `render`, without what shading costs; arguments and errors as there."""
+    rooms = rooms.trimmed()
+    pixels = _image_grid(rooms, camera_to_worlds, intrinsics, height, width)
+    parts = []
+    for index in _chunks(rooms, pixels, rays=1, compile=False):
+        origins, directions, _, _ = _rays(pixels, index, [(0.0, 0.0)])
+        parts.append(nearest_distance(rooms, origins, directions))
+    return torch.cat(parts, 1)[:, : pixels.count].view(*camera_to_worlds.shape[:2], height, width, 1)
+
+
+def _image_grid(
+    rooms: Room,
+    camera_to_worlds: Tensor,
+    intrinsics: tuple[float, float, float, float] | Tensor,
+    height: int,
+    width: int,
+) -> _Pixels:
+    if camera_to_worlds.dim() != 4 or camera_to_worlds.shape[::2] != (len(rooms), 3) or camera_to_worlds.shape[3] != 4:
+        raise ValueError(
+            f"camera_to_worlds is {tuple(camera_to_worlds.shape)} for {len(rooms)} rooms; pass one [L, 3, 4] for each."
+        )
+    batch, views = camera_to_worlds.shape[:2]
+    poses = camera_to_worlds.to(rooms.device, torch.float32)
+    lens = torch.as_tensor(intrinsics, dtype=torch.float32, device=rooms.device).expand(batch, views, 4)
+    return _Pixels(poses, lens, height, width)
+
+
+def _chunks(rooms: Room, pixels: _Pixels, rays: int, compile: bool) -> Iterator[Tensor]:
+    """Flat pixel numbers, so many at once that they fit the memory and hide the cost of a call.
+
+    All chunks are of one size: the last one repeats the last pixel instead of being shorter. A compiled tracer has the
+    same size for any image, or it would be compiled anew for each.
+    """
+    if rooms.device.type != "cuda":
         largest = _PAIRS_ON_CPU // sum(rooms.counts)
-    pieces = -(-total * rays * len(rooms) // largest)
-    return -(-total // min(pieces, total))
+    else:
+        largest = _RAYS_COMPILED if compile else _PAIRS_ON_CUDA // sum(rooms.counts)
+    size = max(1, largest // (rays * len(rooms)))
+    if compile:
+        size = 2 ** (size.bit_length() - 1)
+    else:
+        size = -(-pixels.count // -(-pixels.count // size))
+    for start in range(0, pixels.count, size):
+        yield torch.arange(start, start + size, device=rooms.device).clamp_max(pixels.count - 1)
 
 
 def _subsample_offsets(supersample: int) -> list[tuple[float, float]]:

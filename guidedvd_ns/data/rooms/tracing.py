@@ -63,6 +63,17 @@ def nearest_hit(
     )
 
 
+def nearest_distance(
+    room: Room,
+    origins: Tensor,  # [B, R, 3]
+    directions: Tensor,  # [B, R, 3]
+) -> Tensor:
+    """[B, R] the ray parameter of `nearest_hit` alone."""
+    t_primitive, _ = enter_first(room, origins, directions)
+    t_wall, _ = _room_exit(room.size[:, None], origins, directions)
+    return torch.minimum(t_primitive, t_wall)
+
+
 def enter_first(
     room: Room,
     origins: Tensor,  # [B, R, 3]

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from guidedvd_ns.data.degradation import degrade
-from guidedvd_ns.data.rooms import HELD_OUT_SEEDS, Room, RoomRender, render, sample_views, stack_rooms, training_seed
+from guidedvd_ns.data.rooms import (
+    HELD_OUT_SEEDS,
+    Room,
+    render,
+    render_depth,
+    sample_views,
+    stack_rooms,
+    training_seed,
+)
 from guidedvd_ns.data.rooms.views import is_free
 from guidedvd_ns.data.visibility import Intrinsics, Sight, visible_from_views
 
@@ -69,6 +77,10 @@ class ClipConfig:
     """Frame height in pixels."""
     width: int = 128
     """Frame width in pixels."""
+    other_sizes: tuple[tuple[int, int], ...] = ((80, 144), (144, 80), (128, 96), (112, 112))
+    """Heights and widths of some batches, since photographs come in all shapes."""
+    other_sizes_share: float = 0.25
+    """Share of batches that have one of the other sizes."""
     rooms_per_batch: int = 8
     """Rooms that are rendered together."""
     clips_per_room: int = 4
@@ -84,7 +96,7 @@ class ClipConfig:
     radius_scales: tuple[float, ...] = (1.0, 1.0 / 3.0, 1.0 / 10.0)
     """Radius of the trajectory's sphere as a share of the depth at the image centre, drawn for each trajectory."""
     field_of_view: tuple[float, float] = (50.0, 85.0)
-    """Range of the horizontal field of view in degrees, drawn once a batch."""
+    """Range of the field of view along the longer side in degrees, drawn once a batch."""
     tilt: float = 3.0
     """Standard deviation of the input views' roll about their optical axis in degrees: nobody's hand is level."""
     min_hole_fraction: float = 0.02
@@ -177,12 +189,13 @@ class RoomClips:
         """
         config = self.config
         draws = _generator("cpu", self.seed, index, self.held_out)
+        size = self._size(draws)
         room, views = self.rooms(index)
         room, views = room.to(self.device), views.to(self.device)
-        intrinsics = self._intrinsics(draws)
+        intrinsics = self._intrinsics(size, draws)
 
         def depth_of(poses: Tensor, divisor: int) -> Tensor:
-            return self._render(room, poses, _scaled(intrinsics, divisor), divisor).depth
+            return render_depth(room, poses, _scaled(intrinsics, divisor), size[0] // divisor, size[1] // divisor)
 
         view_depths = depth_of(views, 1)
         candidates = self._draw_paths(views, view_depths, draws)
@@ -191,7 +204,14 @@ class RoomClips:
         usable &= (holes >= config.min_hole_fraction) & (holes <= config.max_hole_fraction)
         paths = self._choose(candidates, holes, usable, draws)
         poses = _poses(paths, views, self._progress)
-        seen = self._render(room, poses.flatten(1, 2), intrinsics, supersample=config.supersample)
+        seen = render(
+            room,
+            poses.flatten(1, 2),
+            intrinsics,
+            *size,
+            supersample=config.supersample,
+            compile=config.compile_rendering,
+        )
         target, depth = (image.unflatten(1, poses.shape[1:3]) for image in (seen.rgb, seen.depth))
         sight = Sight(views, view_depths, intrinsics)
         visible = visible_from_views(depth, poses, intrinsics, sight, paths.uses_view)
@@ -202,20 +222,20 @@ class RoomClips:
     def _progress(self) -> Tensor:  # [T]
         return torch.linspace(0, 1, self.config.num_frames, device=self.device)
 
-    def _render(
-        self, room: Room, poses: Tensor, intrinsics: Intrinsics, divisor: int = 1, supersample: int = 1
-    ) -> RoomRender:
+    def _size(self, draws: torch.Generator) -> tuple[int, int]:
+        """Height and width of a batch."""
         config = self.config
-        compiled = config.compile_rendering and supersample > 1
-        return render(
-            room, poses, intrinsics, config.height // divisor, config.width // divisor, supersample, compile=compiled
-        )
+        share, which = torch.rand(2, generator=draws, dtype=torch.float64).tolist()
+        if not config.other_sizes or share >= config.other_sizes_share:
+            return config.height, config.width
+        return config.other_sizes[int(which * len(config.other_sizes))]
 
-    def _intrinsics(self, draws: torch.Generator) -> Intrinsics:
+    def _intrinsics(self, size: tuple[int, int], draws: torch.Generator) -> Intrinsics:
         low, high = self.config.field_of_view
         angle = low + (high - low) * float(torch.rand((), generator=draws, dtype=torch.float64))
-        focal = 0.5 * self.config.width / np.tan(np.deg2rad(angle) / 2)
-        return float(focal), float(focal), self.config.width / 2, self.config.height / 2
+        # The longer side has the drawn angle: an upright photograph is a camera turned.
+        focal = float(0.5 * max(size) / np.tan(np.deg2rad(angle) / 2))
+        return focal, focal, size[1] / 2, size[0] / 2
 
     def _draw_paths(self, views: Tensor, view_depths: Tensor, draws: torch.Generator) -> _Paths:
         config = self.config

@@ -6,7 +6,7 @@ Rendering a clip costs more than a training step with it, so each one serves sev
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +24,7 @@ class ClipSource(Protocol):
 
 
 class ClipBank:
-    """A ring of encoded clips.
+    """A ring of encoded clips, of one or several sizes; those that are drawn together have the same.
 
     Args:
         source: Where clips come from.
@@ -35,6 +35,8 @@ class ClipBank:
             None: they come exactly every `refresh_every` steps, and a resume restores the bank to the bit.
         first_batch: Number of the first batch taken from the source.
         stride: Distance between the batches taken (with several processes: their number, each its own first batch).
+        agree: With several processes, turns a number of this one into one that all share (`Processes.agree`): those
+            that refreshed at different steps would wait for each other all the time.
     """
 
     def __init__(
@@ -47,21 +49,23 @@ class ClipBank:
         refresh_share: float | None = None,
         first_batch: int = 0,
         stride: int = 1,
+        agree: Callable[[float], float] = float,
     ) -> None:
         self._source, self._encode = source, encode
         self._capacity, self._stride = capacity, stride
         self._next_batch = first_batch
         self._next_slot = 0
-        self._size = 0
         self._refresh_every, self._refresh_share = refresh_every, refresh_share
+        self._agree = agree
         self._next_refresh = refresh_every
         self._last_refresh_end: float | None = None
-        self._contents: dict[str, Tensor] = {}
+        self._clips: list[dict[str, Tensor]] = []
+        self._slots_by_size: dict[tuple[torch.Size, ...], list[int]] = {}
         # Batch and item that each slot was filled from: all that a checkpoint needs to know.
         self._origin = torch.full((capacity, 2), -1, dtype=torch.int64)
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._clips)
 
     def refresh(self) -> int:
         """Take the next batch in and return how many clips it had; the oldest give way when the bank is full."""
@@ -73,7 +77,6 @@ class ClipBank:
         self._write(slots, items, torch.arange(count))
         self._origin[slots] = torch.stack([torch.full((count,), batch), torch.arange(count)], dim=1)
         self._next_slot = (self._next_slot + count) % self._capacity
-        self._size = min(self._size + count, self._capacity)
         return count
 
     def refresh_when_due(self, step: int) -> None:
@@ -94,7 +97,8 @@ class ClipBank:
             step_seconds = (started - self._last_refresh_end) / self._refresh_every
             wanted = (ended - started) * (1 - share) / share / max(step_seconds, 1e-6)
             # Half the way at a time, since single measurements are off by compilations and checkpoints.
-            self._refresh_every = min(max(1, round((self._refresh_every + wanted) / 2)), MAX_REFRESH_EVERY)
+            every = round(self._agree((self._refresh_every + wanted) / 2))
+            self._refresh_every = min(max(1, every), MAX_REFRESH_EVERY)
         self._last_refresh_end = ended
 
     def _clock(self) -> float:
@@ -104,17 +108,19 @@ class ClipBank:
 
     def fill(self, count: int) -> None:
         """Refresh until the bank holds at least `count` clips (or is full)."""
-        while self._size < min(count, self._capacity):
+        while len(self) < min(count, self._capacity):
             self.refresh()
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """`count` clips picked at random, with repetition.
+        """`count` clips of one size picked at random, with repetition; each clip of the bank is equally likely.
 
         Args:
             generator: Seeded generator on the device of the contents.
         """
-        slots = torch.randint(self._size, (count,), generator=generator, device=generator.device)
-        return {name: content[slots] for name, content in self._contents.items()}
+        first, *others = torch.rand(1 + count, generator=generator, device=generator.device).tolist()
+        slots = self._slots_by_size[_size(self._clips[int(first * len(self))])]
+        clips = [self._clips[slots[int(other * len(slots))]] for other in others]
+        return {name: torch.stack([clip[name] for clip in clips]) for name in clips[0]}
 
     def state_dict(self) -> dict[str, Any]:
         """Which clips the bank holds, not the clips."""
@@ -123,7 +129,6 @@ class ClipBank:
             "next_batch": self._next_batch,
             "next_refresh": self._next_refresh,
             "next_slot": self._next_slot,
-            "size": self._size,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -134,8 +139,8 @@ class ClipBank:
         self._next_batch, self._next_refresh = state["next_batch"], state["next_refresh"]
         if self._refresh_share is not None:
             return
-        self._origin = state["origin"].cpu()
-        self._next_slot, self._size = state["next_slot"], state["size"]
+        self._origin, self._next_slot = state["origin"].cpu(), state["next_slot"]
+        self._clips = [{} for _ in range(int((self._origin[:, 0] >= 0).sum()))]
         for batch in sorted(set(self._origin[:, 0].tolist()) - {-1}):
             slots = (self._origin[:, 0] == batch).nonzero()[:, 0]
             self._write(slots, self._encoded(batch), self._origin[slots, 1])
@@ -144,8 +149,18 @@ class ClipBank:
     def _encoded(self, batch: int) -> dict[str, Tensor]:
         return self._encode(self._source.batch(batch))
 
-    def _write(self, slots: Tensor, items: dict[str, Tensor], picked: Tensor | Sequence[int]) -> None:
-        for name, value in items.items():
-            if name not in self._contents:
-                self._contents[name] = value.new_zeros(self._capacity, *value.shape[1:])
-            self._contents[name][slots.to(value.device)] = value[torch.as_tensor(picked, device=value.device)]
+    def _write(self, slots: Tensor, items: dict[str, Tensor], picked: Tensor) -> None:
+        for slot, index in zip(slots.tolist(), picked.tolist(), strict=True):
+            # Copies, so that the rest of the batch can go.
+            clip = {name: value[index].clone() for name, value in items.items()}
+            if slot == len(self._clips):
+                self._clips.append(clip)
+            else:
+                self._clips[slot] = clip
+        self._slots_by_size = {}
+        for slot, clip in enumerate(self._clips):
+            self._slots_by_size.setdefault(_size(clip), []).append(slot)
+
+
+def _size(clip: dict[str, Tensor]) -> tuple[torch.Size, ...]:
+    return tuple(value.shape for value in clip.values())

@@ -49,7 +49,8 @@ class Score:
 
 def held_out_clips(config: ClipConfig, count: int, device: torch.device | str, seed: int = 0) -> ClipBatch:
     """`count` clips of as many rooms that are never trained on."""
-    single = replace(config, rooms_per_batch=min(count, 8), clips_per_room=1, mirror=False, compile_rendering=False)
+    changes = {"clips_per_room": 1, "mirror": False, "other_sizes": (), "compile_rendering": False}
+    single = replace(config, rooms_per_batch=min(count, 8), **changes)
     source = RoomClips(single, device, seed=seed, held_out=True)
     batches, found, index = [], 0, 0
     while found < count:

@@ -1,5 +1,7 @@
 """Clips of real procedural rooms at tiny sizes: geometry, holes, seeds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,14 @@ from guidedvd_ns.data.rooms import HELD_OUT_SEEDS
 from guidedvd_ns.trajectories import orbit
 
 TINY = ClipConfig(
-    num_frames=3, height=24, width=32, rooms_per_batch=2, clips_per_room=2, views_per_room=3, supersample=1
+    num_frames=3,
+    height=24,
+    width=32,
+    other_sizes=(),
+    rooms_per_batch=2,
+    clips_per_room=2,
+    views_per_room=3,
+    supersample=1,
 )
 
 
@@ -45,6 +54,13 @@ def test_a_batch_depends_on_its_number_and_seed_alone(batch):
     assert torch.equal(again.target, batch.target) and torch.equal(again.condition, batch.condition)
     other = RoomClips(TINY, "cpu", seed=2).batch(0)
     assert other.target.shape != batch.target.shape or not torch.equal(other.target, batch.target)
+
+
+def test_some_batches_have_another_size():
+    config = replace(TINY, other_sizes=((32, 16), (20, 28)), other_sizes_share=0.5, rooms_per_batch=1, num_frames=2)
+    sizes = [tuple(RoomClips(config, "cpu").batch(number).target.shape[2:4]) for number in range(12)]
+    assert set(sizes) == {(24, 32), (32, 16), (20, 28)}
+    assert 3 <= sizes.count((24, 32)) <= 9
 
 
 def test_training_never_meets_held_out_rooms():

@@ -28,6 +28,25 @@ def test_the_oldest_clips_are_overwritten():
     torch.testing.assert_close(drawn, expected.sort().values)
 
 
+def test_clips_that_are_drawn_together_have_one_size():
+    class Sizes(NoiseClips):
+        def batch(self, index):
+            return NoiseClips(count=2, height=(16, 24)[index % 2], width=16 + 8 * (index % 2)).batch(index)
+
+    def whole(clips):
+        return {"target": clips.target, "height": torch.full((len(clips),), clips.target.shape[2])}
+
+    bank = ClipBank(Sizes(), whole, capacity=6)
+    bank.fill(6)
+    draws, heights = torch.Generator().manual_seed(0), []
+    for _ in range(300):
+        drawn = bank.draw(3, draws)
+        assert drawn["target"].shape[2] == drawn["height"].unique().item()
+        heights.append(int(drawn["height"][0]))
+    # Four of the six clips are of the first size.
+    assert 0.58 < heights.count(16) / 300 < 0.75
+
+
 def test_fill_stops_at_the_capacity():
     bank = _bank(capacity=4)
     bank.fill(100)

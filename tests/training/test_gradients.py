@@ -27,7 +27,9 @@ def _expected(losses, inputs, network):
 
 def _inputs(device: str, seed: int):
     draws = torch.Generator().manual_seed(seed)
-    shapes = {"images": (2, 3, 8, 8), "target": (2, 3, 6, 6)}
+    # Two sizes, in an order in which each follows itself and the other.
+    edge = (8, 8, 12, 12, 8)[seed]
+    shapes = {"images": (2, 3, edge, 8), "target": (2, 3, edge - 2, 6)}
     return {name: torch.randn(shape, generator=draws).to(device) for name, shape in shapes.items()}
 
 
@@ -36,7 +38,7 @@ def test_every_call_leaves_the_gradients_of_its_own_inputs(device, use_graph):
     network, step, losses = _step(device, use_graph)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     kept = []
-    for seed in range(4):
+    for seed in range(5):
         inputs = _inputs(device, seed)
         expected, gradients = _expected(losses, inputs, network)
         found = step(inputs)
@@ -46,12 +48,3 @@ def test_every_call_leaves_the_gradients_of_its_own_inputs(device, use_graph):
         optimizer.step()
         kept.append(found["loss"])
     assert len({float(loss) for loss in kept}) == len(kept)
-
-
-@pytest.mark.gpu
-def test_a_captured_step_refuses_another_shape():
-    _, step, _ = _step("cuda", use_graph=True)
-    step(_inputs("cuda", 0))
-    inputs = {name: tensor[:1] for name, tensor in _inputs("cuda", 1).items()}
-    with pytest.raises(ValueError, match="shape"):
-        step(inputs)

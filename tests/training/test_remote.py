@@ -6,7 +6,14 @@ from guidedvd_ns.data.clips import ClipConfig, RoomClips
 from guidedvd_ns.training.remote import RemoteClips
 
 TINY = ClipConfig(
-    num_frames=2, height=16, width=24, rooms_per_batch=1, clips_per_room=1, views_per_room=2, supersample=1
+    num_frames=2,
+    height=16,
+    width=24,
+    rooms_per_batch=1,
+    clips_per_room=1,
+    views_per_room=2,
+    supersample=1,
+    other_sizes=(),
 )
 
 

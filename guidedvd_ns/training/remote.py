@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from multiprocessing import get_context
 from types import TracebackType
 
@@ -35,6 +36,9 @@ class RemoteClips:
         context = get_context("spawn")
         self._device = device
         self._batches = context.Queue(maxsize=4)
+        # Unpacked by a thread: a batch is some 90 MB, and training would wait while it comes through the pipe.
+        self._received: queue.Queue[tuple[np.ndarray, ...]] = queue.Queue(maxsize=2)
+        self._closed = threading.Event()
         self._renderers = [
             context.Process(
                 target=_render, args=(config, render_device, seed, number, renderers, self._batches), daemon=True
@@ -45,14 +49,27 @@ class RemoteClips:
     def __enter__(self) -> RemoteClips:
         for renderer in self._renderers:
             renderer.start()
+        threading.Thread(target=self._receive, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._closed.set()
         for renderer in self._renderers:
             renderer.terminate()
         self._batches.cancel_join_thread()
+
+    def _receive(self) -> None:
+        arrays = None
+        while not self._closed.is_set():
+            try:
+                if arrays is None:
+                    arrays = self._batches.get(timeout=1.0)
+                self._received.put(arrays, timeout=1.0)
+                arrays = None
+            except (queue.Empty, queue.Full):
+                continue
 
     def batch(self, index: int) -> ClipBatch:
         """The next finished batch, whatever its number.
@@ -61,7 +78,7 @@ class RemoteClips:
             RuntimeError: No renderer has delivered anything for three minutes.
         """
         try:
-            arrays = self._batches.get(timeout=PATIENCE)
+            arrays = self._received.get(timeout=PATIENCE)
         except queue.Empty:
             raise RuntimeError(f"The clip renderers have delivered nothing for {PATIENCE:.0f} s.") from None
         target, condition, known = (torch.from_numpy(array).to(self._device).float() / 255 for array in arrays)

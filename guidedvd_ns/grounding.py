@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guidedvd_ns.priors.base import Reconstruction, VideoPrior
+from guidedvd_ns.priors.base import Reconstruction, VideoPrior, frame_slices
 
 PerceptualDistance = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Images and targets, [B, H, W, 3] in [0, 1] each, and 1 where they count, [B, H, W, 1] -> scalar, their distance."""
@@ -18,7 +18,7 @@ PerceptualDistance = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Grounding(Protocol):
     """What a step is guided by."""
 
-    def gradient(self, prior: VideoPrior, x0: Tensor, scale: float) -> tuple[Tensor, Tensor | None]:
+    def gradient(self, prior: VideoPrior, x0: Tensor, conditioning: Any, scale: float) -> tuple[Tensor, Tensor | None]:
         """d loss / d x0 where x0 is `scale` times the clean latent, and the mean error over known pixels if known."""
         ...
 
@@ -39,7 +39,7 @@ class LatentGrounding:
         unknown = F.adaptive_max_pool2d(1 - known.to(latents.dtype).movedim(-1, 1), latents.shape[-2:])
         self.known = (1 - unknown).transpose(0, 1)[None]
 
-    def gradient(self, prior: VideoPrior, x0: Tensor, scale: float) -> tuple[Tensor, None]:
+    def gradient(self, prior: VideoPrior, x0: Tensor, conditioning: Any, scale: float) -> tuple[Tensor, None]:
         """d loss / d x0; no frame is decoded, so there is no error in pixels. The prior is not asked anything."""
         difference = self.known * (x0.detach() / scale - self.latents)
         channels = x0.shape[1]
@@ -85,14 +85,16 @@ class SceneGrounding:
         self.frame_weights = self.known / (3 * self.known.sum(dim=(1, 2, 3), keepdim=True)).clamp(min=1)
         self.known_frames: list[bool] = known.flatten(1).any(dim=1).tolist()
 
-    def gradient(self, prior: VideoPrior, x0: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    def gradient(
+        self, prior: VideoPrior, x0: Tensor, conditioning: Any = None, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """d loss / d x0 through the decoder of x0 / scale, slice by slice, and the mean absolute error where known."""
         x0 = x0.detach().requires_grad_(True)
         gradient, error = torch.zeros_like(x0), x0.new_zeros(())
         for frames in frame_slices(len(self.known_frames), self.frames_per_slice):
             if not any(self.known_frames[frames]):
                 continue
-            decoded = prior.decode(x0 / scale if scale != 1 else x0, frames)
+            decoded = prior.decode(x0 / scale if scale != 1 else x0, frames, conditioning)
             gradient += torch.autograd.grad(self.loss(decoded, frames), x0)[0]
             difference = decoded.detach().clamp(0, 1) - self.target[frames]
             error += (self.mean_weights[frames] * difference.abs()).sum()
@@ -117,9 +119,3 @@ class SceneGrounding:
             count = len(shown) / len(self.known_frames) if self.reconstruction == "l1" else len(shown)
             loss = loss + self.perceptual_weight * count * self.perceptual(images, targets, known)
         return loss
-
-
-def frame_slices(num_frames: int, frames_per_slice: int) -> Iterator[slice]:
-    """Consecutive slices that cover all frames."""
-    for start in range(0, num_frames, frames_per_slice):
-        yield slice(start, min(start + frames_per_slice, num_frames))

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from guidedvd_ns.grounding import Grounding, LatentGrounding, PerceptualDistance, SceneGrounding, frame_slices
-from guidedvd_ns.priors.base import Prediction, Reconstruction, VideoPrior, rms
+from guidedvd_ns.grounding import Grounding, LatentGrounding, PerceptualDistance, SceneGrounding
+from guidedvd_ns.priors.base import Prediction, Reconstruction, VideoPrior, frame_slices, rms
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def sample_guided(
             repeats=repeats,
             approximation=approximation,
         )
-        return decode_frames(prior, latents, len(target), frames_per_slice)
+        return decode_frames(prior, latents, len(target), frames_per_slice, conditioning)
 
     return run()
 
@@ -259,7 +259,9 @@ def guidance_gradient(
     undim = approximation.undimmed or approximation.space == "latents"
     # One slice of the decoder's graph at a time, then the denoiser's once.
     with torch.enable_grad():
-        gradient, known_error = grounding.gradient(prior, prediction.x0, prediction.scale if undim else 1.0)
+        gradient, known_error = grounding.gradient(
+            prior, prediction.x0, conditioning, prediction.scale if undim else 1.0
+        )
         if through_denoiser:
             (gradient,) = torch.autograd.grad(prediction.x0, x_t, gradient)
     detached = replace(prediction, x0=prediction.x0.detach(), direction=prediction.direction.detach())
@@ -279,11 +281,13 @@ def resize_target(
 
 
 @torch.no_grad()
-def decode_frames(prior: VideoPrior, latents: Tensor, num_frames: int, frames_per_slice: int) -> Tensor:
+def decode_frames(
+    prior: VideoPrior, latents: Tensor, num_frames: int, frames_per_slice: int, conditioning: Any = None
+) -> Tensor:
     """All frames, [L, H, W, 3] in [0, 1], decoded a slice at a time."""
     slices = frame_slices(num_frames, frames_per_slice)
     with torch.autocast(latents.device.type, enabled=False):
-        return torch.cat([prior.decode(latents, frames).clamp(0, 1) for frames in slices])
+        return torch.cat([prior.decode(latents, frames, conditioning).clamp(0, 1) for frames in slices])
 
 
 def _check_inputs(target: Tensor, known: Tensor, reference: Tensor, *, repeats: int, frames_per_slice: int) -> None:

@@ -49,5 +49,5 @@ class GreyPrior(VideoPrior):
     def renoise(self, x_prev: Tensor, t: int, generator: torch.Generator | None) -> Tensor:
         return x_prev
 
-    def decode(self, latents: Tensor, frame_slice: slice) -> Tensor:
+    def decode(self, latents: Tensor, frame_slice: slice, conditioning: Any = None) -> Tensor:
         return latents[frame_slice]

@@ -57,7 +57,7 @@ class GaussianPrior(VideoPrior):
     def renoise(self, x_prev, t, generator):
         return self.scheduler.renoise(x_prev, t, torch.randn(x_prev.shape, generator=generator))
 
-    def decode(self, latents, frame_slice):
+    def decode(self, latents, frame_slice, conditioning=None):
         self.decoded_slices.append(frame_slice)
         return latents[0, :, frame_slice].permute(1, 2, 3, 0)
 
@@ -282,6 +282,24 @@ def test_a_real_tiny_prior_is_grounded_and_repeatable():
     _, unguided = drain(sample_guided(tiny_prior(), target, known, target[0], seeded(), guidance_factor=0))
     assert known_difference(frames[0], target, known) < known_difference(unguided, target, known)
     assert frames[0].shape == (3, 16, 24, 3) and frames[0].min() >= 0 and frames[0].max() <= 1
+
+
+def test_guidance_and_frames_see_the_detail_that_the_prior_restores():
+    """A network that leaves the condition as it is gives no error to guide by, and sharp frames."""
+    prior = tiny_prior(num_steps=1)
+    prior.restore_detail = prior.residual = True
+    for parameter in prior.unet.parameters():
+        parameter.zero_()
+    target = torch.rand(3, 16, 24, 3, generator=seeded(5))
+    known = torch.ones(3, 16, 24, 1, dtype=torch.bool)
+    known[1:, :, 12:] = False
+    (progress,), frames = drain(sample_guided(prior, target, known, target[0], seeded()))
+    assert progress.known_error == pytest.approx(0, abs=1e-5)
+    # Time step 0 keeps some noise.
+    assert known_difference(frames, target, known) < 0.1
+    prior.restore_detail = False
+    (progress,), frames = drain(sample_guided(prior, target, known, target[0], seeded()))
+    assert progress.known_error > 0.1 and known_difference(frames, target, known) > 0.2
 
 
 @pytest.mark.gpu

@@ -7,6 +7,7 @@ layout. Images at this border are float `[L, H, W, C]` in [0, 1]; what latents l
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Optional, get_args
 
@@ -195,8 +196,13 @@ class VideoPrior(ABC):
         self,
         latents: Tensor,
         frame_slice: slice,
+        conditioning: Any = None,
     ) -> Tensor:  # [l, H, W, 3]
-        """Frames of the slice, [0, 1] being black to white (not clamped); differentiable in `latents`."""
+        """Frames of the slice, [0, 1] being black to white (not clamped); differentiable in `latents`.
+
+        With what `condition` made of the sequence, they may keep what its frames show and latents cannot; without, they
+        show the latents alone.
+        """
 
     def encode(
         self,
@@ -208,6 +214,12 @@ class VideoPrior(ABC):
             NotImplementedError: by a prior that cannot.
         """
         raise NotImplementedError(f"{type(self).__name__} encodes no frames, so guidance must be measured on pixels.")
+
+
+def frame_slices(num_frames: int, frames_per_slice: int) -> Iterator[slice]:
+    """Consecutive slices that cover all frames."""
+    for start in range(0, num_frames, frames_per_slice):
+        yield slice(start, min(start + frames_per_slice, num_frames))
 
 
 def rms(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 
 from guidedvd_ns.priors import load_prior
 from guidedvd_ns.priors.base import rms
+from guidedvd_ns.priors.viewcrafter.conditioning import condition_frames
 from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
 from tests.priors.tiny import tiny_prior
 
@@ -47,14 +48,45 @@ def test_prediction_is_differentiated_correctly():
     assert (grad * direction).sum().item() == pytest.approx(slope.item(), rel=1e-2)
 
 
+@pytest.mark.parametrize("fill_holes", [True, False])
+def test_restored_detail_is_what_the_autoencoder_loses_of_the_condition(fill_holes):
+    prior = tiny_prior()
+    prior.restore_detail, prior.fill_holes, prior.frames_per_slice = True, fill_holes, 2
+    frames, known = torch.rand(3, 16, 24, 3), torch.ones(3, 16, 24, 1)
+    known[1:, :, 12:] = 0
+    conditioning = prior.condition(frames, known, frames[0])
+    shown, _ = condition_frames(frames, known, frames[0], fill=fill_holes)
+    # Latents that are the condition's show the condition, whatever the autoencoder makes of them.
+    torch.testing.assert_close(prior.decode(conditioning.z, slice(0, 3), conditioning), shown, atol=1e-5, rtol=0)
+    assert (prior.decode(conditioning.z, slice(0, 3)) - shown).abs().mean() > 0.1
+    # Others differ from it by what decoding makes of the difference, frame by frame.
+    x = (conditioning.z + torch.randn_like(conditioning.z)).requires_grad_(True)
+    expected = shown[1:] + prior.decode(x, slice(1, 3)) - prior.decode(conditioning.z, slice(1, 3))
+    restored = prior.decode(x, slice(1, 3), conditioning)
+    torch.testing.assert_close(restored, expected, atol=1e-5, rtol=0)
+    gradients = [torch.autograd.grad(value.square().sum(), x)[0] for value in (restored, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_a_prior_that_restores_no_detail_decodes_the_same_with_its_condition():
+    prior = tiny_prior()
+    frames = torch.rand(3, 16, 24, 3)
+    conditioning = prior.condition(frames, torch.ones(3, 16, 24, 1), frames[0])
+    assert conditioning.lost is None
+    decoded = [prior.decode(conditioning.z, slice(0, 3), given) for given in (None, conditioning)]
+    assert torch.equal(*decoded)
+
+
 def test_saved_prior_loads_again_and_leaves_nothing_behind(tmp_path):
     prior, folder = tiny_prior(eta=0.5), tmp_path / "prior"
+    prior.restore_detail = True
     for _ in range(2):
         prior.save_pretrained(folder, max_shard_size="200KB")
     assert [path.name for path in tmp_path.iterdir()] == ["prior"]
     loaded = load_prior(folder, "cpu")
     assert isinstance(loaded, ViewCrafterPrior)
     assert loaded.settings == prior.settings and loaded.known_mask_channel and not loaded.sample_posterior
+    assert loaded.restore_detail and not loaded.fill_holes and not loaded.residual
     assert (loaded.size_multiple, loaded.dtype, loaded.device.type) == (4, torch.float32, "cpu")
     frames = torch.rand(3, 16, 24, 3)
     results = []
@@ -62,7 +94,7 @@ def test_saved_prior_loads_again_and_leaves_nothing_behind(tmp_path):
         conditioning = one.condition(frames, torch.ones(3, 16, 24, 1), frames[0])
         t = one.timesteps(3)[1]
         x_t = one.initial_noise(torch.Generator().manual_seed(0), 16, 24, 3)
-        results.append(one.decode(one.predict(x_t, t, conditioning).x0, slice(0, 3)))
+        results.append(one.decode(one.predict(x_t, t, conditioning).x0, slice(0, 3), conditioning))
     assert torch.equal(*results)
     assert load_prior(folder, "cpu", torch.bfloat16).dtype == torch.bfloat16
 

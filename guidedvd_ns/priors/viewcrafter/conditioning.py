@@ -29,6 +29,8 @@ class Conditioning:
     """[1, tokens, D] text and image tokens, for a network with cross attention."""
     unconditional_context: Tensor | None
     """[1, tokens, D] the same for the unconditional pass of classifier-free guidance."""
+    lost: Tensor | None = None
+    """[L, H, W, 3] condition frames minus their decoded latents, for a prior that gives it back (`restore_detail`)."""
 
 
 def condition_frames(

@@ -16,7 +16,7 @@ from diffusers.utils.import_utils import is_accelerate_available
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from guidedvd_ns.priors.base import Memory, Prediction, SamplerOverrides, SamplerSettings, VideoPrior, rms
+from guidedvd_ns.priors.base import Memory, Prediction, SamplerOverrides, SamplerSettings, VideoPrior, frame_slices, rms
 from guidedvd_ns.priors.viewcrafter.blocks import Checkpointed, TransformerBlock
 from guidedvd_ns.priors.viewcrafter.capture import CapturedNetwork
 from guidedvd_ns.priors.viewcrafter.conditioning import (
@@ -62,6 +62,8 @@ class ViewCrafterPrior(VideoPrior):
         fill_holes: whether holes of the condition frames are filled smoothly from around instead of left black.
         residual: whether the network predicts what its condition lacks: its output is added to the velocity of a clean
             latent that equals the condition (`condition_velocity`).
+        restore_detail: whether decoded frames get back what encoding and decoding lose of the condition frames: they
+            are these plus the decoded change, C + D(x) - D(E(C)), sharp wherever the network leaves C as it is.
         context_encoder: makes the tokens of a network with cross attention, usually a `ContextEncoder`.
 
     Raises:
@@ -82,6 +84,7 @@ class ViewCrafterPrior(VideoPrior):
         sample_posterior: bool,
         fill_holes: bool = False,
         residual: bool = False,
+        restore_detail: bool = False,
         context_encoder: EncodeContext | None = None,
     ):
         self.unet = unet.eval().requires_grad_(False)
@@ -92,6 +95,7 @@ class ViewCrafterPrior(VideoPrior):
         self.sample_posterior = sample_posterior
         self.fill_holes = fill_holes
         self.residual = residual
+        self.restore_detail = restore_detail
         self.context_encoder = context_encoder
         self.wide = unet.device.type == "cuda" and unet.config["model_channels"] >= WIDE
         if self.wide:
@@ -158,6 +162,7 @@ class ViewCrafterPrior(VideoPrior):
             "sample_posterior": self.sample_posterior,
             "fill_holes": self.fill_holes,
             "residual": self.residual,
+            "restore_detail": self.restore_detail,
         }
         components = COMPONENTS
         if self.context_encoder is not None:
@@ -210,14 +215,25 @@ class ViewCrafterPrior(VideoPrior):
         self.check_inputs(frames, known, reference)
         frames, known, reference = (tensor.to(self.device) for tensor in (frames, known, reference))
         frames, known = condition_frames(frames, known, reference, fill=self.fill_holes)
-        z = encode_frames(self.vae, frames, sample_posterior=self.sample_posterior, generator=generator)
+        encoded = encode_frames(self.vae, frames, sample_posterior=self.sample_posterior, generator=generator)
+        z = encoded.transpose(0, 1)[None]
         context, unconditional_context = self.context_encoder(frames[0]) if self.context_encoder else (None, None)
         return Conditioning(
-            z=z.transpose(0, 1)[None],
+            z=z,
             known=known_share(known[None], (z.shape[-2], z.shape[-1])) if self.known_mask_channel else None,
             context=context,
             unconditional_context=unconditional_context if self.settings.cfg_scale != 1 else None,
+            lost=self._lost(frames, z) if self.restore_detail else None,
         )
+
+    def _lost(
+        self,
+        frames: Tensor,  # [L, H, W, 3] in [0, 1]
+        z: Tensor,  # [1, C, L, h, w] their latents
+    ) -> Tensor:  # [L, H, W, 3]
+        """What the autoencoder does not bring back of the frames."""
+        slices = frame_slices(len(frames), self.frames_per_slice)
+        return torch.cat([frames[part] - self.decode(z, part) for part in slices])
 
     def timesteps(self, num_steps: int) -> list[int]:
         """The time steps of a run, noisiest first; raises ValueError unless there is at least one."""
@@ -310,10 +326,17 @@ class ViewCrafterPrior(VideoPrior):
         self,
         latents: Tensor,  # [1, C, L, h, w]
         frame_slice: slice,
+        conditioning: Conditioning | None = None,
     ) -> Tensor:  # [l, H, W, 3] float32
-        """Decode the frames of the slice together, each by itself as far as the result goes."""
+        """Decode the frames of the slice together, each by itself as far as the result goes.
+
+        With `conditioning`, and where the prior was made with `restore_detail`, the condition's own detail is added.
+        """
         frames = latents[0, :, frame_slice].transpose(0, 1) / self.vae.config["scaling_factor"]
-        return (decode(self.vae, frames.to(self.vae.dtype)).float().movedim(1, -1) + 1) / 2
+        decoded = (decode(self.vae, frames.to(self.vae.dtype)).float().movedim(1, -1) + 1) / 2
+        if conditioning is None or conditioning.lost is None:
+            return decoded
+        return decoded + conditioning.lost[frame_slice]
 
     @torch.no_grad()
     def encode(

@@ -23,6 +23,7 @@ from guidedvd_ns.training.diffusion import DiffusionConfig, DiffusionStage, buil
 from guidedvd_ns.training.files import write_png, write_torch
 from guidedvd_ns.training.loop import Budget, Session, train_stage
 from guidedvd_ns.training.prefetch import PrefetchedRooms
+from guidedvd_ns.training.processes import join_processes
 from guidedvd_ns.training.remote import RemoteClips
 from guidedvd_ns.training.vae import VaeConfig, VaeStage, build_vae
 
@@ -58,6 +59,10 @@ class TrainPriorConfig:
     """Train a small video prior of the ViewCrafter family on rooms made on the fly.
 
     Run the same command with --resume to go on with a training that was stopped.
+
+    On several GPUs: accelerate launch --num-processes 4 -m guidedvd_ns.scripts.train_prior --output ... Each process
+    renders clips of its own and trains on a batch of its own; the gradients are averaged, so the batch is four times as
+    large. To resume, start as many processes again.
     """
 
     output: Path = Path("outputs/prior")
@@ -77,7 +82,7 @@ class TrainPriorConfig:
     warm_start: Optional[Path] = None
     """Folder of an earlier prior: its VAE is kept as it is, its network is trained on (sizes must agree)."""
     device: Optional[str] = None
-    """Where to train; on the GPU by default if there is one."""
+    """Where to train; on the GPU by default if there is one. Several processes take a GPU each, or `cpu`."""
     seed: int = 0
     """Seed of weights and draws."""
     initial_vae: Optional[Path] = None
@@ -87,7 +92,7 @@ class TrainPriorConfig:
     renderers: int = 3
     """Number of those processes."""
     workers: int = 4
-    """Processes that lay out rooms ahead of the renderer; 0: none."""
+    """Processes that lay out rooms ahead of the renderer (for each process that trains); 0: none."""
     allow_tf32: bool = True
     """Whether float32 matrix products on a GPU may be rounded to TF32."""
     clips: ClipConfig = field(default_factory=ClipConfig)
@@ -106,26 +111,28 @@ class TrainPriorConfig:
     """Larger weight files are split."""
 
 
-def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior:
-    """Train, export to `output/prior` and validate; returns the finished prior.
+def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior | None:
+    """Train, export to `output/prior` and validate; returns the finished prior, or None but in the main process.
 
     Raises:
         FileExistsError: The output folder holds checkpoints, and `resume` is not set.
         FileNotFoundError: `warm_start` is no prior's folder.
+        ValueError: `render_device` is set, but several processes train.
     """
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not config.resume and any(config.output.glob("*.ckpt")):
         raise FileExistsError(f"{config.output} holds checkpoints of a training; add --resume to go on with it.")
+    processes, device = join_processes(config.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.allow_tf32
     # What cannot be compiled runs as it is: a training must not die of an optimisation.
     torch._dynamo.config.suppress_errors = True
-    session = Session(config.output, device, config.session_minutes)
-    write_config(config, config.output / "config.yaml")
+    session = Session(config.output, device, config.session_minutes, processes=processes)
+    if processes.is_main:
+        write_config(config, config.output / "config.yaml")
     earlier = ViewCrafterPrior.from_pretrained(config.warm_start, device, torch.float32) if config.warm_start else None
 
-    with _clip_source(config, device) as source:
+    with processes, _clip_source(config, session) as source:
         vae = _first_stage(config, source, session, earlier)
         diffusion = DiffusionStage(
             config.diffusion,
@@ -134,18 +141,24 @@ def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior:
             config.seed,
             reproducible=config.steps_diffusion is not None,
             initial_weights=earlier.unet.state_dict() if earlier else None,
+            processes=processes,
         )
         train_stage(diffusion, _budget(config.steps_diffusion, config.minutes_diffusion), session)
+    if not processes.is_main:
+        return None
     prior = export_prior(config, diffusion, vae)
     if config.validation.clips:
         prior = _validated(config, prior)
     return prior
 
 
-def _clip_source(config: TrainPriorConfig, device: torch.device) -> PrefetchedRooms | RemoteClips:
-    if config.render_device is not None:
-        return RemoteClips(config.clips, config.render_device, device, seed=config.seed, renderers=config.renderers)
-    return PrefetchedRooms(config.clips, device, seed=config.seed, workers=config.workers)
+def _clip_source(config: TrainPriorConfig, session: Session) -> PrefetchedRooms | RemoteClips:
+    device, processes = session.device, session.processes
+    if config.render_device is None:
+        return PrefetchedRooms(config.clips, device, seed=config.seed, workers=config.workers, stride=processes.count)
+    if processes.count > 1:
+        raise ValueError("--render-device renders for one training process; leave it out where several train.")
+    return RemoteClips(config.clips, config.render_device, device, seed=config.seed, renderers=config.renderers)
 
 
 def _budget(steps: int | None, minutes: float) -> Budget:
@@ -159,7 +172,8 @@ def _first_stage(
     if earlier is not None:
         return earlier.vae
     size, finished = (config.clips.height, config.clips.width), config.output / "vae_finished.pt"
-    if finished.exists():
+    processes = session.processes
+    if processes.agree(finished.exists()):
         vae = build_vae(config.vae, size).to(device=session.device)  # pyright: ignore[reportCallIssue]
         vae.load_state_dict(torch.load(finished, map_location=session.device, weights_only=True))
         return vae.eval().requires_grad_(False)
@@ -172,10 +186,11 @@ def _first_stage(
         seed=config.seed,
         reproducible=config.steps_vae is not None,
         initial_weights=initial.vae.state_dict() if initial else None,
+        processes=processes,
     )
     complete = train_stage(stage, _budget(config.steps_vae, config.minutes_vae), session)
     vae = stage.finished()
-    if complete:
+    if complete and processes.is_main:
         write_torch(finished, vae.state_dict())
     return vae
 

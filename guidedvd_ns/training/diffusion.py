@@ -22,6 +22,7 @@ from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
 from guidedvd_ns.training.bank import ClipBank, ClipSource
 from guidedvd_ns.training.gradients import GradientStep
 from guidedvd_ns.training.loop import Ema, learning_rate_factor
+from guidedvd_ns.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class DiffusionConfig:
     num_head_channels: int = 32
     """Channels of one attention head."""
     batch_size: int = 16
-    """Clips of one step."""
+    """Clips of one step, in each of the processes that train together."""
     learning_rate: float = 4e-4
     """AdamW's peak rate."""
     warmup_steps: int = 300
@@ -101,6 +102,7 @@ class DiffusionStage:
         seed: Seed of weights and draws.
         reproducible: Whether clips come exactly every `refresh_every` steps, whatever they cost.
         initial_weights: State of an earlier network to start from.
+        processes: Those that train together, each with batches of its own; by default this one alone.
     """
 
     name = "diffusion"
@@ -114,8 +116,10 @@ class DiffusionStage:
         *,
         reproducible: bool = True,
         initial_weights: dict[str, Tensor] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.config = config
+        self._processes = processes or Processes()
         device = vae.device
         self._vae = vae
         torch.manual_seed(seed + 1)
@@ -126,13 +130,16 @@ class DiffusionStage:
             self.unet.compile()
         self.ema = Ema(self.unet, config.ema_decay)
         self._alphas = build_scheduler().alphas_cumprod.to(device)
-        self._generator = torch.Generator(device).manual_seed(seed + 1)
+        self._generator = self._processes.generator(device, seed + 1)
         self._bank = ClipBank(
             source,
             self._encode,
             config.bank_clips,
             refresh_every=config.refresh_every,
             refresh_share=None if reproducible else config.refresh_share,
+            first_batch=self._processes.rank,
+            stride=self._processes.count,
+            agree=self._processes.agree,
         )
         self._optimizer = torch.optim.AdamW(
             self.unet.parameters(),
@@ -151,6 +158,7 @@ class DiffusionStage:
         for group in self._optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(step, progress, config.warmup_steps)
         losses = self._gradients(self._noised(self._bank.draw(config.batch_size, self._generator)))
+        self._processes.average_gradients(self.unet.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         if torch.isfinite(norm):
             self._optimizer.step()
@@ -234,9 +242,12 @@ class DiffusionStage:
             "network": self.unet.state_dict(),
             "average": self.ema.average,
             "optimizer": self._optimizer.state_dict(),
-            "generator": self._generator.get_state(),
-            "bank": self._bank.state_dict(),
+            **self.own_state(),
         }
+
+    def own_state(self) -> dict[str, Any]:
+        """See `loop.Stage`."""
+        return {"generator": self._generator.get_state(), "bank": self._bank.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `loop.Stage`."""

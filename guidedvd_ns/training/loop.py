@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from guidedvd_ns.training.files import write_torch
+from guidedvd_ns.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,12 @@ class Session:
     """Steps between scalars in TensorBoard."""
     started: float = field(default_factory=time.monotonic)
     """When the session began (`time.monotonic`)."""
+    processes: Processes = field(default_factory=Processes)
+    """Those that train together; the main one alone writes."""
 
     def __post_init__(self) -> None:
         self.output.mkdir(parents=True, exist_ok=True)
-        self.writer = SummaryWriter(str(self.output / "tensorboard"))
+        self._writer = SummaryWriter(str(self.output / "tensorboard")) if self.processes.is_main else None
 
     @property
     def seconds_left(self) -> float:
@@ -73,6 +76,18 @@ class Session:
     def checkpoint(self, stage: str) -> Path:
         """The checkpoint file of a stage."""
         return self.output / f"{stage}.ckpt"
+
+    def log_scalars(self, scalars: dict[str, float], step: int) -> None:
+        """Write the main process's scalars to TensorBoard."""
+        if self._writer is not None:
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, step)
+
+    def log_preview(self, stage: Stage, step: int) -> None:
+        """Draw the main process's stage for TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_image(f"{stage.name}/preview", stage.preview(), step)
+            self._writer.flush()
 
 
 class Stage(Protocol):
@@ -88,6 +103,10 @@ class Stage(Protocol):
         """All that the next step depends on."""
         ...
 
+    def own_state(self) -> dict[str, Any]:
+        """The part of `state_dict` in which processes that train together differ."""
+        ...
+
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     def preview(self) -> Tensor:  # [3, H, W]
@@ -98,48 +117,68 @@ class Stage(Protocol):
 def train_stage(stage: Stage, budget: Budget, session: Session) -> bool:
     """Train until the budget is spent or the session ends; goes on from the stage's checkpoint where there is one.
 
+    With several processes the main one's clock counts, and all take the same number of steps.
+
     Returns:
         Whether the budget is spent.
+
+    Raises:
+        ValueError: The checkpoint is that of another number of processes.
     """
-    path = session.checkpoint(stage.name)
-    step, seconds = 0, 0.0
-    if path.exists():
-        saved = torch.load(path, map_location=session.device, weights_only=True)
-        step, seconds = saved["step"], saved["seconds"]
-        if budget.progress(step, seconds) < 1:
-            CONSOLE.log(f"{stage.name}: going on from step {step} ({seconds / 60:.1f} minutes of training).")
-        stage.load_state_dict(saved["stage"])
+    processes = session.processes
+    step, seconds = _resume(stage, budget, session)
 
     def save() -> None:
-        write_torch(path, {"step": step, "seconds": seconds, "stage": stage.state_dict()})
+        others = processes.gather(stage.own_state())[1:]
+        if processes.is_main:
+            content = {"step": step, "seconds": seconds, "stage": stage.state_dict(), "others": others}
+            write_torch(session.checkpoint(stage.name), content)
+        session.log_preview(stage, step)
 
     last = last_saved = time.monotonic()
     first_step, first_time = step, last
     with _progress_bar(stage.name) as bar:
         task = bar.add_task(stage.name, total=1.0, loss="", rate="")
-        while (progress := budget.progress(step, seconds)) < 1 and session.seconds_left > 0:
+        while (progress := processes.agree(budget.progress(step, seconds))) < 1 and (
+            processes.agree(session.seconds_left) > 0
+        ):
             metrics = stage.train_step(step, progress)
             step += 1
             if step % session.log_every == 0:
-                for name, value in metrics.items():
-                    session.writer.add_scalar(f"{stage.name}/{name}", float(value), step)
                 rate = (step - first_step) / (time.monotonic() - first_time)
-                session.writer.add_scalar(f"{stage.name}/steps_per_second", rate, step)
-                bar.update(task, loss=f"loss {float(metrics['loss']):.4f}", rate=f"{step} steps, {rate:.1f}/s")
+                scalars = {name: float(value) for name, value in metrics.items()} | {"steps_per_second": rate}
+                session.log_scalars({f"{stage.name}/{name}": value for name, value in scalars.items()}, step)
+                bar.update(task, loss=f"loss {scalars['loss']:.4f}", rate=f"{step} steps, {rate:.1f}/s")
             now = time.monotonic()
             seconds, last = seconds + now - last, now
             bar.update(task, completed=min(budget.progress(step, seconds), 1.0))
-            if now - last_saved > session.checkpoint_seconds:
+            if processes.agree(now - last_saved) > session.checkpoint_seconds:
                 save()
-                session.writer.add_image(f"{stage.name}/preview", stage.preview(), step)
                 CONSOLE.log(f"{stage.name}: step {step}, {seconds:.0f} s, {_summary(metrics)}")
                 # Neither saving nor drawing counts as training.
                 last = last_saved = time.monotonic()
     save()
-    session.writer.add_image(f"{stage.name}/preview", stage.preview(), step)
-    session.writer.flush()
     CONSOLE.log(f"{stage.name}: {step} steps in {seconds / 60:.1f} minutes of training.")
-    return budget.progress(step, seconds) >= 1
+    return progress >= 1
+
+
+def _resume(stage: Stage, budget: Budget, session: Session) -> tuple[int, float]:
+    """Load the stage's checkpoint where there is one; returns its step and its seconds of training."""
+    path, processes = session.checkpoint(stage.name), session.processes
+    if not processes.agree(path.exists()):
+        return 0, 0.0
+    saved = torch.load(path, map_location=session.device, weights_only=True)
+    step, seconds = saved["step"], saved["seconds"]
+    # Checkpoints of before there could be several processes say nothing of others.
+    states = [{}, *saved.get("others", [])]
+    if len(states) != processes.count:
+        raise ValueError(
+            f"{path} was written by {len(states)} processes, but {processes.count} go on with it; start {len(states)}."
+        )
+    if budget.progress(step, seconds) < 1:
+        CONSOLE.log(f"{stage.name}: going on from step {step} ({seconds / 60:.1f} minutes of training).")
+    stage.load_state_dict({**saved["stage"], **states[processes.rank]})
+    return step, seconds
 
 
 def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float:

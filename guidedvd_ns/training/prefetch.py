@@ -25,13 +25,21 @@ class PrefetchedRooms(RoomClips):
         seed: Seed of everything but the rooms themselves.
         workers: Number of processes; with 0, or where they fail, rooms are laid out on demand.
         ahead: Batches that are laid out in advance.
+        stride: Distance between the numbers of the batches that will be asked for.
     """
 
     def __init__(
-        self, config: ClipConfig, device: torch.device | str, *, seed: int = 0, workers: int = 4, ahead: int = 8
+        self,
+        config: ClipConfig,
+        device: torch.device | str,
+        *,
+        seed: int = 0,
+        workers: int = 4,
+        ahead: int = 8,
+        stride: int = 1,
     ) -> None:
         super().__init__(config, device, seed=seed)
-        self._ahead = ahead
+        self._ahead, self._stride = ahead, stride
         self._pool = None
         self._pending: OrderedDict[int, Future] = OrderedDict()
         if workers:
@@ -73,7 +81,7 @@ class PrefetchedRooms(RoomClips):
             return
         for passed in [number for number in self._pending if number < index]:
             self._pending.pop(passed).cancel()
-        for number in range(index, index + self._ahead):
+        for number in range(index, index + self._ahead * self._stride, self._stride):
             if number not in self._pending:
                 self._pending[number] = self._pool.submit(_arrays, self.room_seeds(number), self.config)
 

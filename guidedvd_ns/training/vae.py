@@ -17,6 +17,7 @@ from guidedvd_ns.priors.viewcrafter.conditioning import encode_frames
 from guidedvd_ns.training.bank import ClipBank, ClipSource
 from guidedvd_ns.training.gradients import GradientStep
 from guidedvd_ns.training.loop import learning_rate_factor
+from guidedvd_ns.training.processes import Processes
 
 INITIAL_LOG_VARIANCE = -6.0
 
@@ -34,7 +35,7 @@ class VaeConfig:
     norm_groups: int = 16
     """Groups of the group normalisation; divides every width."""
     batch_size: int = 64
-    """Frames of one step."""
+    """Frames of one step, in each of the processes that train together."""
     learning_rate: float = 6e-4
     """AdamW's peak rate."""
     warmup_steps: int = 200
@@ -88,6 +89,7 @@ class VaeStage:
         seed: Seed of weights and draws.
         reproducible: Whether clips come exactly every `refresh_every` steps, whatever they cost.
         initial_weights: State of an earlier VAE to start from.
+        processes: Those that train together, each with batches of its own; by default this one alone.
     """
 
     name = "vae"
@@ -102,19 +104,24 @@ class VaeStage:
         seed: int,
         reproducible: bool = True,
         initial_weights: dict[str, Tensor] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.config = config
+        self._processes = processes or Processes()
         torch.manual_seed(seed)
         self.vae = build_vae(config, size).to(device=device)  # pyright: ignore[reportCallIssue]
         if initial_weights is not None:
             self.vae.load_state_dict(initial_weights)
-        self._generator = torch.Generator(device).manual_seed(seed)
+        self._generator = self._processes.generator(device, seed)
         self._bank = ClipBank(
             source,
             _as_bytes,
             config.bank_clips,
             refresh_every=config.refresh_every,
             refresh_share=None if reproducible else config.refresh_share,
+            first_batch=self._processes.rank,
+            stride=self._processes.count,
+            agree=self._processes.agree,
         )
         self._optimizer = torch.optim.AdamW(
             self.vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
@@ -132,6 +139,7 @@ class VaeStage:
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * learning_rate_factor(step, progress, self.config.warmup_steps)
         losses = self._gradients(self._draw_frames())
+        self._processes.average_gradients(self.vae.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
         if torch.isfinite(norm):
             self._optimizer.step()
@@ -191,7 +199,10 @@ class VaeStage:
 
     @torch.no_grad()
     def finished(self, clips: int = 64) -> AutoencoderKL:
-        """The trained VAE with its latents' mean and deviation, measured on `clips` clips, folded into its weights."""
+        """The trained VAE with its latents' mean and deviation, measured on `clips` clips, folded into its weights.
+
+        Processes that train together all have to call this: the main one's measurement counts for all.
+        """
         self.vae.eval()
         self._bank.fill(1)
         drawn = self._bank.draw(clips, torch.Generator(self._generator.device).manual_seed(1))
@@ -200,6 +211,7 @@ class VaeStage:
         mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
         CONSOLE.log(f"VAE latents: deviation {deviation.min():.3f} to {deviation.max():.3f}, folded into the weights.")
         normalise_latents(self.vae, mean, deviation)
+        self._processes.share_weights(self.vae.parameters())
         return self.vae.requires_grad_(False)
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,9 +219,12 @@ class VaeStage:
         return {
             "network": self.vae.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "generator": self._generator.get_state(),
-            "bank": self._bank.state_dict(),
+            **self.own_state(),
         }
+
+    def own_state(self) -> dict[str, Any]:
+        """See `loop.Stage`."""
+        return {"generator": self._generator.get_state(), "bank": self._bank.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `loop.Stage`."""

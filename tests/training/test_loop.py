@@ -49,6 +49,9 @@ class _Counter:
     def state_dict(self):
         return {"total": self.total}
 
+    def own_state(self):
+        return {}
+
     def load_state_dict(self, state):
         self.total = state["total"]
 

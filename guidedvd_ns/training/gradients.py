@@ -79,7 +79,9 @@ class GradientStep:
             parameter.grad = None
         # One graph at a time is replayed, and its results are used before the next: they can share their memory.
         pool = next((step.graph.pool() for step in self._captured.values()), None)
-        with torch.cuda.graph(graph, pool=pool):
+        # With several processes NCCL's watchdog asks for events meanwhile, from a thread of its own.
+        mode = "thread_local" if torch.distributed.is_initialized() else "global"
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode=mode):
             losses = self._losses(inputs)
             losses["loss"].backward()
         outputs = {name: value.detach() for name, value in losses.items()}

@@ -7,6 +7,8 @@ distance from the input view, so with the frame index; frame 0 is the photograph
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,14 +86,17 @@ def _blur(frames: Tensor, severity: Tensor, generator: torch.Generator) -> Tenso
 
 
 def _gaussian_blur(frames: Tensor, sigma: float) -> Tensor:
+    # Shifted sums along each axis: on a GPU a convolution of single planes took half the time of making a clip.
     radius = max(1, round(2.5 * sigma))
-    offsets = torch.arange(-radius, radius + 1, device=frames.device, dtype=frames.dtype)
-    kernel = torch.exp(-0.5 * (offsets / max(sigma, 1e-3)) ** 2)
-    kernel = kernel / kernel.sum()
-    height, width = frames.shape[-2:]
-    planes = F.pad(frames.reshape(-1, 1, height, width), (radius,) * 4, mode="replicate")
-    planes = F.conv2d(planes, kernel.view(1, 1, 1, -1))
-    return F.conv2d(planes, kernel.view(1, 1, -1, 1)).reshape(frames.shape)
+    taps = [math.exp(-0.5 * (offset / max(sigma, 1e-3)) ** 2) for offset in range(-radius, radius + 1)]
+    planes = F.pad(frames.flatten(0, 1), (radius,) * 4, mode="replicate")
+    for axis in (2, 3):
+        size = planes.shape[axis] - 2 * radius
+        blurred = torch.zeros_like(planes.narrow(axis, 0, size))
+        for offset, weight in enumerate(taps):
+            blurred.add_(planes.narrow(axis, offset, size), alpha=weight / sum(taps))
+        planes = blurred
+    return planes.reshape(frames.shape)
 
 
 def _cast(frames: Tensor, severity: Tensor, generator: torch.Generator) -> Tensor:

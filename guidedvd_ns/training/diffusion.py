@@ -141,14 +141,15 @@ class DiffusionStage:
             stride=self._processes.count,
             agree=self._processes.agree,
         )
+        self._parameters = list(self.unet.parameters())
         self._optimizer = torch.optim.AdamW(
-            self.unet.parameters(),
+            self._parameters,
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=device.type == "cuda",
         )
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-        self._gradients = GradientStep(self._losses, self.unet.parameters(), use_graph=config.cuda_graph)
+        self._gradients = GradientStep(self._losses, self._parameters, use_graph=config.cuda_graph)
 
     def train_step(self, step: int, progress: float) -> dict[str, Tensor]:
         """See `loop.Stage`."""
@@ -158,11 +159,11 @@ class DiffusionStage:
         for group in self._optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(step, progress, config.warmup_steps)
         losses = self._gradients(self._noised(self._bank.draw(config.batch_size, self._generator)))
-        self._processes.average_gradients(self.unet.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self._processes.average_gradients(self._parameters)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         if torch.isfinite(norm):
             self._optimizer.step()
-            self.ema.update(self.unet, step)
+            self.ema.update(step)
         return losses | {"gradient_norm": norm}
 
     def _encode(self, clips: ClipBatch) -> dict[str, Tensor]:

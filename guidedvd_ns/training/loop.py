@@ -191,20 +191,21 @@ class Ema:
     """A moving average of a network's parameters, which is what ships.
 
     Args:
-        network: The network that is trained.
+        network: The network that is trained, whose parameters are changed in place and not replaced.
         decay: Weight of the past; smaller during the first steps, so that the random start is soon forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.average = {name: value.detach().clone() for name, value in network.named_parameters()}
+        # Aliases of the parameters, since walking through a network of many modules takes milliseconds.
+        self._current = {name: value.detach() for name, value in network.named_parameters()}
+        self.average = {name: value.clone() for name, value in self._current.items()}
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Move the average towards the parameters after training step `step`."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        current = dict(network.named_parameters())
-        torch._foreach_lerp_(list(self.average.values()), [current[name].detach() for name in self.average], weight)
+        torch._foreach_lerp_(list(self.average.values()), [self._current[name] for name in self.average], weight)
 
 
 def _summary(metrics: dict[str, Tensor]) -> str:

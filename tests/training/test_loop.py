@@ -28,9 +28,9 @@ def test_moving_average_follows_its_formula():
     torch.nn.init.constant_(layer.weight, 1.0)
     ema = Ema(layer, decay=0.5)
     torch.nn.init.constant_(layer.weight, 3.0)
-    ema.update(layer, step=0)  # weight of the past is 1 / 10
+    ema.update(step=0)  # weight of the past is 1 / 10
     assert float(ema.average["weight"]) == pytest.approx(2.8)
-    ema.update(layer, step=1000)  # and later the decay
+    ema.update(step=1000)  # and later the decay
     assert float(ema.average["weight"]) == pytest.approx(2.9)
 
 

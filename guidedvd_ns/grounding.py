@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +11,30 @@ from torch import Tensor
 
 from guidedvd_ns.priors.base import Reconstruction, VideoPrior, frame_slices
 
+DEGREES: dict[Reconstruction, int] = {"l1": 1, "l2": 2}
 PerceptualDistance = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Images and targets, [B, H, W, 3] in [0, 1] each, and 1 where they count, [B, H, W, 1] -> scalar, their distance."""
+
+
+class Slope(NamedTuple):
+    """A loss and where it rises."""
+
+    gradient: Tensor
+    """Of the loss with respect to a latent, shaped like that."""
+    loss: Tensor
+    """Scalar."""
+    known_error: Tensor | None
+    """Scalar, the mean absolute difference over known pixels in [0, 1]; None where no frame was decoded."""
 
 
 class Grounding(Protocol):
     """What a step is guided by."""
 
-    def gradient(self, prior: VideoPrior, x0: Tensor, conditioning: Any, scale: float) -> tuple[Tensor, Tensor | None]:
-        """d loss / d x0 where x0 is `scale` times the clean latent, and the mean error over known pixels if known."""
+    degree: int
+    """The power of the difference that the loss is homogeneous in: 1 for absolute, 2 for squared differences."""
+
+    def gradient(self, prior: VideoPrior, x0: Tensor, conditioning: Any, scale: float) -> Slope:
+        """The loss, and its gradient with respect to x0, which is `scale` times the clean latent."""
         ...
 
 
@@ -36,16 +51,19 @@ class LatentGrounding:
     def __init__(self, latents: Tensor, known: Tensor, reconstruction: Reconstruction):
         self.latents = latents
         self.reconstruction: Reconstruction = reconstruction
+        self.degree = DEGREES[reconstruction]
         unknown = F.adaptive_max_pool2d(1 - known.to(latents.dtype).movedim(-1, 1), latents.shape[-2:])
         self.known = (1 - unknown).transpose(0, 1)[None]
 
-    def gradient(self, prior: VideoPrior, x0: Tensor, conditioning: Any, scale: float) -> tuple[Tensor, None]:
-        """d loss / d x0; no frame is decoded, so there is no error in pixels. The prior is not asked anything."""
+    def gradient(self, prior: VideoPrior, x0: Tensor, conditioning: Any, scale: float) -> Slope:
+        """See `Grounding`; no frame is decoded, so there is no error in pixels. The prior is not asked anything."""
         difference = self.known * (x0.detach() / scale - self.latents)
         channels = x0.shape[1]
         if self.reconstruction == "l1":
-            return difference.sign() / (scale * channels * self.known.sum()).clamp(min=1), None
-        return difference / (scale * channels * self.known.sum(dim=(1, 3, 4), keepdim=True)).clamp(min=1), None
+            count = (channels * self.known.sum()).clamp(min=1)
+            return Slope(difference.sign() / (scale * count), difference.abs().sum() / count, None)
+        counts = (channels * self.known.sum(dim=(1, 3, 4), keepdim=True)).clamp(min=1)
+        return Slope(difference / (scale * counts), 0.5 * (difference.square() / counts).sum(), None)
 
 
 class SceneGrounding:
@@ -78,6 +96,7 @@ class SceneGrounding:
         self.target = torch.where(known, target, torch.zeros_like(target))
         self.known = known.to(target.dtype)
         self.reconstruction: Reconstruction = reconstruction
+        self.degree = DEGREES[reconstruction]
         self.perceptual = perceptual
         self.perceptual_weight = perceptual_weight
         self.frames_per_slice = frames_per_slice
@@ -85,20 +104,20 @@ class SceneGrounding:
         self.frame_weights = self.known / (3 * self.known.sum(dim=(1, 2, 3), keepdim=True)).clamp(min=1)
         self.known_frames: list[bool] = known.flatten(1).any(dim=1).tolist()
 
-    def gradient(
-        self, prior: VideoPrior, x0: Tensor, conditioning: Any = None, scale: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """d loss / d x0 through the decoder of x0 / scale, slice by slice, and the mean absolute error where known."""
+    def gradient(self, prior: VideoPrior, x0: Tensor, conditioning: Any = None, scale: float = 1.0) -> Slope:
+        """See `Grounding`; goes through the decoder of x0 / scale slice by slice."""
         x0 = x0.detach().requires_grad_(True)
-        gradient, error = torch.zeros_like(x0), x0.new_zeros(())
+        gradient, total, error = torch.zeros_like(x0), x0.new_zeros(()), x0.new_zeros(())
         for frames in frame_slices(len(self.known_frames), self.frames_per_slice):
             if not any(self.known_frames[frames]):
                 continue
             decoded = prior.decode(x0 / scale if scale != 1 else x0, frames, conditioning)
-            gradient += torch.autograd.grad(self.loss(decoded, frames), x0)[0]
+            loss = self.loss(decoded, frames)
+            gradient += torch.autograd.grad(loss, x0)[0]
+            total += loss.detach()
             difference = decoded.detach().clamp(0, 1) - self.target[frames]
             error += (self.mean_weights[frames] * difference.abs()).sum()
-        return gradient, error
+        return Slope(gradient, total, error)
 
     def loss(
         self,

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from guidedvd_ns.grounding import Grounding, LatentGrounding, PerceptualDistance, SceneGrounding
-from guidedvd_ns.priors.base import Prediction, Reconstruction, VideoPrior, frame_slices, rms
+from guidedvd_ns.grounding import Grounding, LatentGrounding, PerceptualDistance, SceneGrounding, Slope
+from guidedvd_ns.priors.base import GuidanceStep, Prediction, Reconstruction, VideoPrior, frame_slices, rms
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def sample_guided(
     condition: tuple[Tensor, Tensor] | None = None,
     num_steps: int | None = None,
     guidance_factor: float | None = None,
+    guidance_step: GuidanceStep | None = None,
     height: int | None = None,
     width: int | None = None,
     reconstruction: Reconstruction | None = None,
@@ -103,6 +104,7 @@ def sample_guided(
         condition: frames and mask, shaped like `target` and `known`, that the prior is conditioned on instead of those.
         num_steps: denoising steps; the prior's own number by default.
         guidance_factor: strength of guidance, 0 for none; the prior's own by default.
+        guidance_step: how far guidance shifts a step, see `step_factor`; the prior's own by default.
         height, width: size in pixels to sample at; the prior's own by default.
         reconstruction: distance between decoded frames and target; the prior's own by default.
         perceptual: an additional distance between the known parts of decoded frames and target.
@@ -136,6 +138,7 @@ def sample_guided(
     if condition is not None:
         shown, shown_known = resize_target(shown.to(prior.device), shown_known.to(prior.device), height, width)
     chosen: Reconstruction = settings.reconstruction if reconstruction is None else reconstruction
+    kind: GuidanceStep = settings.guidance_step if guidance_step is None else guidance_step
 
     def ground() -> Grounding:
         if approximation.space == "latents":
@@ -162,6 +165,7 @@ def sample_guided(
             generator=generator,
             num_steps=num_steps,
             guidance_factor=guidance_factor,
+            guidance_step=kind,
             repeats=repeats,
             approximation=approximation,
         )
@@ -179,6 +183,7 @@ def denoise(
     generator: torch.Generator | None,
     num_steps: int,
     guidance_factor: float,
+    guidance_step: GuidanceStep = "constant",
     repeats: int = 1,
     approximation: GuidanceApproximation = EXACT,
 ) -> Generator[SamplerProgress, None, Tensor]:
@@ -198,6 +203,7 @@ def denoise(
                 grounding=guided,
                 generator=generator,
                 guidance_factor=guidance_factor,
+                guidance_step=guidance_step,
                 approximation=approximation,
             )
             x_t = step.x_prev
@@ -214,33 +220,57 @@ def guided_step(
     grounding: Grounding | None,
     generator: torch.Generator | None,
     guidance_factor: float,
+    guidance_step: GuidanceStep = "constant",
     approximation: GuidanceApproximation = EXACT,
 ) -> GuidedStep:
     """The sampler's own step from the unguided prediction, then the shift by rho * gradient (stage 3, steps 1 to 5).
 
-    rho = factor * guidance_length / rms(g): the shift is as long as the prior says, the loss only sets its direction.
+    See `step_factor` for rho.
     """
     x_t = x_t.detach()
     # The caller may be inside a training step: neither its autocast nor its gradient mode may reach the sampler.
     with torch.autocast(x_t.device.type, enabled=False), torch.set_grad_enabled(grounding is not None):
         if grounding is None:
             return GuidedStep(prior.step(x_t, t, prior.predict(x_t, t, conditioning), generator), None, rho=0.0)
-        prediction, gradient, known_error = guidance_gradient(prior, conditioning, x_t, t, grounding, approximation)
+        prediction, slope = guidance_gradient(prior, conditioning, x_t, t, grounding, approximation)
         x_prev = prior.step(x_t, t, prediction, generator)
     # All on the device: waiting for a number would leave it idle in the middle of a step.
-    length = rms(gradient)
-    rho = guidance_factor * prediction.guidance_length / length
-    shifted = x_prev - rho * gradient
+    length = rms(slope.gradient)
+    rho = step_factor(guidance_step, guidance_factor, prediction.guidance_length, slope, grounding.degree)
+    shifted = x_prev - rho * slope.gradient
     finite = torch.isfinite(shifted).all()
-    numbers = [length, rho, finite, length if known_error is None else known_error]
+    numbers = [length, rho, finite, length if slope.known_error is None else slope.known_error]
     length, rho, finite, error = torch.stack([number.to(length) for number in numbers]).tolist()
-    known_error = None if known_error is None else error
+    known_error = None if slope.known_error is None else error
     if length == 0 or rho == 0:
         return GuidedStep(x_prev, known_error, rho=0.0)
     if not finite:
         CONSOLE.log(f"[yellow]The guidance gradient at time step {t} is not finite; this step goes unguided.")
         return GuidedStep(x_prev, known_error, rho=0.0)
     return GuidedStep(shifted, known_error, rho)
+
+
+def step_factor(
+    kind: GuidanceStep,
+    factor: float,
+    guidance_length: Tensor,  # scalar, see `Prediction`
+    slope: Slope,
+    degree: int,
+) -> Tensor:  # scalar
+    """rho, by which the gradient g is multiplied before it is subtracted; not a number where g is zero.
+
+    `constant` is the authors' (method.md, stage 3.4), rho = factor * guidance_length / rms(g): the shift has that
+    length however small the loss L is.
+
+    `shrinking` aims at taking the share `factor` of the difference away, rho = factor * d * L / |g|^2, but is never
+    longer than guidance_length. At 1 this is Polyak's step (1969) for a loss that can reach 0; d, the loss's degree in
+    the difference, makes it reach 0 for squared differences too. It vanishes with the loss, and but for that bound does
+    not depend on how long the sampler's steps are.
+    """
+    length = rms(slope.gradient)
+    if kind == "constant":
+        return factor * guidance_length / length
+    return torch.minimum(factor * degree * slope.loss / (slope.gradient.numel() * length**2), guidance_length / length)
 
 
 def guidance_gradient(
@@ -250,8 +280,8 @@ def guidance_gradient(
     t: int,
     grounding: Grounding,
     approximation: GuidanceApproximation = EXACT,
-) -> tuple[Prediction, Tensor, Tensor | None]:
-    """The prediction without its graph, the gradient that shifts the step, and the mean error over known pixels."""
+) -> tuple[Prediction, Slope]:
+    """The prediction without its graph, and the slope of the loss at x_t."""
     through_denoiser = not approximation.detach_denoiser
     with torch.set_grad_enabled(through_denoiser):
         x_t = x_t.detach().requires_grad_(through_denoiser)
@@ -259,13 +289,11 @@ def guidance_gradient(
     undim = approximation.undimmed or approximation.space == "latents"
     # One slice of the decoder's graph at a time, then the denoiser's once.
     with torch.enable_grad():
-        gradient, known_error = grounding.gradient(
-            prior, prediction.x0, conditioning, prediction.scale if undim else 1.0
-        )
+        slope = grounding.gradient(prior, prediction.x0, conditioning, prediction.scale if undim else 1.0)
         if through_denoiser:
-            (gradient,) = torch.autograd.grad(prediction.x0, x_t, gradient)
+            slope = slope._replace(gradient=torch.autograd.grad(prediction.x0, x_t, slope.gradient)[0])
     detached = replace(prediction, x0=prediction.x0.detach(), direction=prediction.direction.detach())
-    return detached, gradient, known_error
+    return detached, slope
 
 
 def resize_target(

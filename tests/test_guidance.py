@@ -182,11 +182,12 @@ def test_slices_add_up_to_the_whole(scene, reconstruction):
             frames_per_slice=frames_per_slice,
         )
         results.append(grounding.gradient(GaussianPrior(), x0))
-    for gradient, error in results[1:]:
-        torch.testing.assert_close(gradient, results[0][0])
-        assert error.item() == pytest.approx(results[0][1].item())
-    without = SceneGrounding(target, known, reconstruction).gradient(GaussianPrior(), x0)[0]
-    assert not torch.allclose(without, results[0][0])
+    for gradient, loss, error in results[1:]:
+        torch.testing.assert_close(gradient, results[0].gradient)
+        assert loss.item() == pytest.approx(results[0].loss.item())
+        assert error.item() == pytest.approx(results[0].known_error.item())
+    without = SceneGrounding(target, known, reconstruction).gradient(GaussianPrior(), x0).gradient
+    assert not torch.allclose(without, results[0].gradient)
 
 
 def test_nothing_known_is_no_guidance_and_never_nan(scene):
@@ -206,7 +207,7 @@ def test_frames_without_a_known_pixel_are_not_decoded(scene):
     grounding = SceneGrounding(
         target, known, "l2", frames_per_slice=1, perceptual=lambda a, b, known: (known * (a - b)).norm()
     )
-    gradient, _ = grounding.gradient(prior, torch.rand(1, 3, 3, 4, 4))
+    gradient = grounding.gradient(prior, torch.rand(1, 3, 3, 4, 4)).gradient
     assert prior.decoded_slices == [slice(0, 1), slice(1, 2)]
     assert torch.isfinite(gradient).all() and not gradient[0, :, 2].any()
 

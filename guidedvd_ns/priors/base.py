@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 Reconstruction = Literal["l1", "l2"]
+GuidanceStep = Literal["constant", "shrinking"]
+"""How far guidance shifts a step: as far whatever the loss (the authors'), or no farther than the loss asks for."""
 Memory = Literal["default", "low"]
 """What a prior may take: `low` is slower and fits a 16 GB card."""
 
@@ -43,6 +45,8 @@ class SamplerSettings:
     """How far the standard deviation of the classifier-free guided output is drawn back to the conditional one's."""
     guidance_factor: float = 0.2
     """Strength of scene-grounding guidance, the factor of rho (method.md, stage 3.4)."""
+    guidance_step: GuidanceStep = "constant"
+    """Whether guidance shifts every step by that share of its length, or less where less loss is left."""
     reconstruction: Reconstruction = "l1"
     """Distance between decoded frame and guide: mean absolute difference, or the authors' squared error per frame."""
 
@@ -56,11 +60,12 @@ class SamplerSettings:
         for name in ("cfg_scale", "guidance_factor"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` of the sampler settings must not be negative but is {getattr(self, name)}.")
-        if self.reconstruction not in get_args(Reconstruction):
-            choices = " or ".join(get_args(Reconstruction))
-            raise ValueError(
-                f"`reconstruction` of the sampler settings must be {choices} but is {self.reconstruction}."
-            )
+        for name, choices in (("reconstruction", Reconstruction), ("guidance_step", GuidanceStep)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(
+                    f"`{name}` of the sampler settings must be {' or '.join(get_args(choices))} but is"
+                    f" {getattr(self, name)}."
+                )
 
 
 @dataclass
@@ -79,6 +84,9 @@ class SamplerOverrides:
     """How far classifier-free guidance's output is drawn back to the conditional one's spread. Default: the prior's."""
     guidance_factor: Optional[float] = None
     """Length of a scene-grounding step relative to the sampler's own (0.2 in the paper). Default: the prior's."""
+    guidance_step: Optional[GuidanceStep] = None
+    """Whether that length is kept whatever the loss (constant, the paper's) or bounded by it (shrinking). Default: the
+    prior's."""
     reconstruction: Optional[Reconstruction] = None
     """Distance to the guide: mean absolute difference (l1) or the authors' squared error. Default: the prior's."""
 
@@ -96,6 +104,7 @@ def authors_sampling() -> SamplerOverrides:
         cfg_scale=7.5,
         guidance_rescale=0.7,
         guidance_factor=0.2,
+        guidance_step="constant",
         reconstruction="l2",
     )
 

@@ -21,6 +21,7 @@ GOOD = dict(num_frames=8, height=96, width=128, num_steps=20)
         ("cfg_scale", -1.0),
         ("guidance_factor", -0.2),
         ("reconstruction", "huber"),
+        ("guidance_step", "growing"),
     ],
 )
 def test_bad_settings_are_named_with_their_value(name, value):
@@ -31,6 +32,7 @@ def test_bad_settings_are_named_with_their_value(name, value):
 def test_defaults_are_the_paper_s():
     settings = SamplerSettings(**GOOD)
     assert (settings.eta, settings.guidance_factor, settings.reconstruction) == (1.0, 0.2, "l1")
+    assert settings.guidance_step == "constant"
 
 
 def test_overrides_replace_what_they_set_and_nothing_else():

@@ -23,8 +23,8 @@ def guided(prior: ViewCrafterPrior, seed: int) -> tuple[Tensor, Tensor]:
     noise = cpu.initial_noise(torch.Generator().manual_seed(seed), settings.height, settings.width, settings.num_frames)
     grounding = SceneGrounding(target.to(prior.device), known.to(prior.device), "l2", frames_per_slice=2)
     t = prior.timesteps(4)[seed % 3]
-    prediction, gradient, _ = guidance_gradient(prior, conditioning, noise.to(prior.device), t, grounding)
-    return prediction.x0.cpu(), gradient.cpu()
+    prediction, slope = guidance_gradient(prior, conditioning, noise.to(prior.device), t, grounding)
+    return prediction.x0.cpu(), slope.gradient.cpu()
 
 
 def close(ours: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolerance: float) -> None:

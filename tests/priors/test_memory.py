@@ -36,8 +36,8 @@ def guided(
     x_t = prior.initial_noise(generator, settings.height, settings.width, settings.num_frames)
     grounding = SceneGrounding(target, known, "l2", frames_per_slice=prior.frames_per_slice)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        prediction, gradient, _ = guidance_gradient(prior, conditioning, x_t.double(), prior.timesteps(4)[1], grounding)
-    return prediction.x0, gradient, sum(kept.values()), passes
+        prediction, slope = guidance_gradient(prior, conditioning, x_t.double(), prior.timesteps(4)[1], grounding)
+    return prediction.x0, slope.gradient, sum(kept.values()), passes
 
 
 @pytest.fixture(scope="module")

@@ -187,7 +187,7 @@ class Bench:
         approximation = GuidanceApproximation(**variant.approximation)
         return guidance_gradient(
             self.prior, self.conditioning, self.x_t, self.t, self.grounding(variant), approximation
-        )[1]
+        )[1].gradient
 
     @contextmanager
     def set_up(self, variant: Variant) -> Iterator[None]:

@@ -189,7 +189,7 @@ class RoomClips:
         """
         config = self.config
         draws = _generator("cpu", self.seed, index, self.held_out)
-        size = self._size(draws)
+        size = draw_size(config, draws)
         room, views = self.rooms(index)
         room, views = room.to(self.device), views.to(self.device)
         intrinsics = self._intrinsics(size, draws)
@@ -216,19 +216,11 @@ class RoomClips:
         sight = Sight(views, view_depths, intrinsics)
         visible = visible_from_views(depth, poses, intrinsics, sight, paths.uses_view)
         defects = _generator(self.device, self.seed, index, self.held_out)
-        return self._degraded(target.flatten(0, 1), visible.flatten(0, 1), defects)
+        return degraded_clips(target.flatten(0, 1), visible.flatten(0, 1), config, defects)
 
     @property
     def _progress(self) -> Tensor:  # [T]
         return torch.linspace(0, 1, self.config.num_frames, device=self.device)
-
-    def _size(self, draws: torch.Generator) -> tuple[int, int]:
-        """Height and width of a batch."""
-        config = self.config
-        share, which = torch.rand(2, generator=draws, dtype=torch.float64).tolist()
-        if not config.other_sizes or share >= config.other_sizes_share:
-            return config.height, config.width
-        return config.other_sizes[int(which * len(config.other_sizes))]
 
     def _intrinsics(self, size: tuple[int, int], draws: torch.Generator) -> Intrinsics:
         low, high = self.config.field_of_view
@@ -284,9 +276,7 @@ class RoomClips:
         rooms, chosen = len(holes), []
         penalty = torch.where(usable, 0.0, 10.0)
         for _ in range(config.clips_per_room):
-            draw = torch.rand(rooms, 1, generator=draws).to(self.device)
-            is_large = (torch.rand(rooms, 1, generator=draws) < config.large_holes).to(self.device)
-            wanted = torch.where(is_large, 0.35 + 0.2 * draw, 0.03 + 0.35 * draw**1.6)
+            wanted = draw_hole_fractions(rooms, config, draws, self.device)
             best = (torch.where(usable, holes - wanted, 0).abs() + penalty).argmin(dim=1, keepdim=True)
             # The next clip of the room takes another candidate if there is one.
             penalty = penalty.scatter_add(1, best, torch.ones_like(wanted))
@@ -299,16 +289,47 @@ class RoomClips:
             paths, azimuth=paths.azimuth.masked_fill(stays, 0), elevation=paths.elevation.masked_fill(stays, 0)
         )
 
-    def _degraded(self, target: Tensor, visible: Tensor, generator: torch.Generator) -> ClipBatch:
-        if self.config.mirror:
-            target = torch.cat([target, target.flip(3)])
-            visible = torch.cat([visible, visible.flip(3)])
-        draw = torch.rand(2, len(target), generator=generator, device=self.device)
-        strength = torch.where(draw[0] < self.config.mild, 0.3 * draw[1], 0.3 + 0.7 * draw[1])
-        condition, known = degrade(target, visible, strength, generator)
-        clips = ClipBatch(target, condition, known)
-        holes = clips.hole_fraction()
-        return clips[(holes >= self.config.min_hole_fraction) & (holes <= self.config.max_hole_fraction)]
+
+def draw_size(config: ClipConfig, draws: torch.Generator) -> tuple[int, int]:
+    """Height and width of a batch."""
+    share, which = torch.rand(2, generator=draws, dtype=torch.float64).tolist()
+    if not config.other_sizes or share >= config.other_sizes_share:
+        return config.height, config.width
+    return config.other_sizes[int(which * len(config.other_sizes))]
+
+
+def draw_hole_fractions(
+    count: int, config: ClipConfig, draws: torch.Generator, device: torch.device | str
+) -> Tensor:  # [count, 1]
+    """Shares of unknown pixels that are looked for: mostly small, some large."""
+    draw = torch.rand(count, 1, generator=draws).to(device)
+    is_large = (torch.rand(count, 1, generator=draws) < config.large_holes).to(device)
+    return torch.where(is_large, 0.35 + 0.2 * draw, 0.03 + 0.35 * draw**1.6)
+
+
+def degraded_clips(
+    target: Tensor,  # [B, T, H, W, 3]
+    visible: Tensor,  # [B, T, H, W, 1]
+    config: ClipConfig,
+    generator: torch.Generator,
+) -> ClipBatch:
+    """True clips and their mirror images as a guide would know them; those without holes of a usable size are left out.
+
+    Args:
+        target: True frames in [0, 1]; frame 0 is the reference.
+        visible: 1 where an input view sees the pixel's surface, else 0.
+        config: Which degradations and holes are wanted.
+        generator: Seeded generator on the device of the tensors.
+    """
+    if config.mirror:
+        target = torch.cat([target, target.flip(3)])
+        visible = torch.cat([visible, visible.flip(3)])
+    draw = torch.rand(2, len(target), generator=generator, device=target.device)
+    strength = torch.where(draw[0] < config.mild, 0.3 * draw[1], 0.3 + 0.7 * draw[1])
+    condition, known = degrade(target, visible, strength, generator)
+    clips = ClipBatch(target, condition, known)
+    holes = clips.hole_fraction()
+    return clips[(holes >= config.min_hole_fraction) & (holes <= config.max_hole_fraction)]
 
 
 def _poses(paths: _Paths, views: Tensor, progress: Tensor) -> Tensor:  # [R, M, len(progress), 3, 4]

@@ -39,14 +39,18 @@ def _filled(kind: Any, values: dict[str, Any], where: str) -> Any:
         nested = fields[name].default_factory
         if dataclasses.is_dataclass(nested):
             filled[name] = _filled(nested, value, f"{where}, {name}")
-        elif isinstance(value, list):
-            filled[name] = tuple(value)
         else:
-            filled[name] = Path(value) if isinstance(value, str) and "Path" in str(fields[name].type) else value
+            filled[name] = _typed(value, is_path="Path" in str(fields[name].type))
     try:
         return kind(**filled)
     except TypeError as error:
         raise ValueError(f"{where} is incomplete: {error}.") from error
+
+
+def _typed(value: Any, is_path: bool) -> Any:
+    if isinstance(value, list):
+        return tuple(_typed(entry, is_path) for entry in value)
+    return Path(value) if isinstance(value, str) and is_path else value
 
 
 def _plain(value: Any) -> Any:

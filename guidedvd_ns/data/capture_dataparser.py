@@ -82,7 +82,7 @@ class CaptureDataParser(DataParser):
 
     def _prepare(self, frames: list[Frame]) -> list[Frame]:
         """`frames` as undistorted views of the size at which they are used."""
-        return prepare_frames(frames, self._capture.folder, self._cache)
+        return prepare_frames(frames, self.capture.folder, self._cache)
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         """The views of `split`: train, val or test.
@@ -95,7 +95,7 @@ class CaptureDataParser(DataParser):
             raise ValueError(f"There is no split {split!r}; choose train, val or test.")
         poses, transform, scale = self._normalised
         indices = self._views[split]
-        frames = self._prepare([self._capture.frames[index] for index in indices])
+        frames = self._prepare([self.capture.frames[index] for index in indices])
         cameras = _pinhole_cameras(frames, poses[indices])
         half = self.config.scene_scale
         return DataparserOutputs(
@@ -107,17 +107,23 @@ class CaptureDataParser(DataParser):
                 **self._depths(frames),
                 **(self._initial_points(frames, cameras, transform, scale) if split == "train" else {}),
             },
-            dataparser_transform=_from_original(transform, self._capture.applied_transform),
-            dataparser_scale=scale * self._capture.applied_scale,
+            dataparser_transform=_from_original(transform, self.capture.applied_transform),
+            dataparser_scale=scale * self.capture.applied_scale,
         )
 
     @cached_property
-    def _capture(self) -> Capture:
+    def capture(self) -> Capture:
+        """The capture as it lies on disk.
+
+        Raises:
+            FileNotFoundError: a file of the capture is missing.
+            ValueError: an entry of its files makes no sense.
+        """
         return self._read_capture()
 
     @cached_property
     def _views(self) -> dict[str, list[int]]:
-        capture = self._capture
+        capture = self.capture
         views = self._choose_views(capture)
         CONSOLE.log(f"{capture.folder}: {len(views['train'])} input views, {len(views['test'])} test views")
         both = sorted(set(views["train"]).intersection([*views["val"], *views["test"]]))
@@ -132,8 +138,8 @@ class CaptureDataParser(DataParser):
     @cached_property
     def _normalised(self) -> tuple[Tensor, Tensor, float]:
         """Poses of all frames [F, 3, 4], the transform [3, 4] that turned and moved them, the scale applied after."""
-        original = np.stack([frame.camera_to_world for frame in self._capture.frames]).astype(np.float32)
-        method: Any = self._capture.orientation_override or self.config.orientation_method
+        original = np.stack([frame.camera_to_world for frame in self.capture.frames]).astype(np.float32)
+        method: Any = self.capture.orientation_override or self.config.orientation_method
         poses, transform = camera_utils.auto_orient_and_center_poses(
             torch.from_numpy(original), method=method, center_method=self.config.center_method
         )
@@ -141,7 +147,7 @@ class CaptureDataParser(DataParser):
         if self.config.auto_scale_poses:
             reach = float(poses[:, :3, 3].abs().max())
             if reach == 0:
-                raise ValueError(f"All cameras of {self._capture.folder} stand at one point; depth needs a second one.")
+                raise ValueError(f"All cameras of {self.capture.folder} stand at one point; depth needs a second one.")
             scale /= reach
         poses[:, :3, 3] *= scale
         return poses[:, :3], transform, scale
@@ -150,13 +156,13 @@ class CaptureDataParser(DataParser):
         paths = [frame.depth_path for frame in frames if frame.depth_path is not None]
         if not paths or len(paths) < len(frames):
             return {}
-        return {"depth_filenames": paths, "depth_unit_scale_factor": self._capture.depth_unit}
+        return {"depth_filenames": paths, "depth_unit_scale_factor": self.capture.depth_unit}
 
     def _initial_points(self, frames: list[Frame], cameras: Cameras, transform: Tensor, scale: float) -> dict[str, Any]:
-        points = self._capture.load_points([self._capture.frames[index].name for index in self._views["train"]])
+        points = self.capture.load_points([self.capture.frames[index].name for index in self._views["train"]])
         if points is not None and len(points):
             xyz = (torch.from_numpy(points.xyz) @ transform[:, :3].T + transform[:, 3]) * scale
-            source = "tracks" if points.tracked else self._capture.points_source
+            source = "tracks" if points.tracked else self.capture.points_source
             return {"points3D_xyz": xyz, "points3D_rgb": torch.from_numpy(points.rgb), "points3D_source": source}
         if self.config.num_random_points < 1:
             return {}

@@ -58,7 +58,7 @@ class GuidedVDDataParser(CaptureDataParser):
         return split_views([frame.name for frame in capture.frames], capture.split_names, self.config.train_views)
 
     def _prepare(self, frames: list[Frame]) -> list[Frame]:
-        return prepare_frames(frames, self._capture.folder, self._cache, self._downscale)
+        return prepare_frames(frames, self.capture.folder, self._cache, self._downscale)
 
     @cached_property
     def _downscale(self) -> int:
@@ -67,7 +67,7 @@ class GuidedVDDataParser(CaptureDataParser):
             if wanted < 1:
                 raise ValueError(f"downscale_factor is {wanted}; it must be 1 or more.")
             return wanted
-        longest = max(max(frame.width, frame.height) for frame in self._capture.frames)
+        longest = max(max(frame.width, frame.height) for frame in self.capture.frames)
         downscale = 1
         while longest > downscale * _MAX_AUTO_RESOLUTION:
             downscale *= 2

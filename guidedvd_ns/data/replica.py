@@ -90,7 +90,7 @@ class ReplicaDataParser(CaptureDataParser):
         return {"train": inputs, "val": tests, "test": tests}
 
     def _prepare(self, frames: list[Frame]) -> list[Frame]:
-        return prepare_frames(frames, self._capture.folder, self._cache, max_width=self.config.max_width)
+        return prepare_frames(frames, self.capture.folder, self._cache, max_width=self.config.max_width)
 
 
 def scored_views(inputs: Sequence[int], count: int) -> list[int]:

@@ -122,7 +122,7 @@ class ScanNetPPDataParser(CaptureDataParser):
         return {"train": inputs, "val": tests, "test": tests}
 
     def _prepare(self, frames: list[Frame]) -> list[Frame]:
-        return prepare_frames(frames, self._capture.folder, self._cache, max_width=self.config.max_width)
+        return prepare_frames(frames, self.capture.folder, self._cache, max_width=self.config.max_width)
 
     def _load_points(self, folder: Path, input_names: Sequence[str]) -> Optional[PointCloud]:
         """Points in the world of `transforms.json`; None where they are not wanted or COLMAP's model is missing."""
@@ -136,7 +136,7 @@ class ScanNetPPDataParser(CaptureDataParser):
             points = _moved(read_ply(folder / _SCAN), reconstruction.applied_transform)
         else:
             points = reconstruction.load_points(input_names)
-        return None if points is None else _moved(points, _alignment(self._capture, reconstruction))
+        return None if points is None else _moved(points, _alignment(self.capture, reconstruction))
 
 
 def scored_views(inputs: Sequence[int], count: int) -> list[int]:

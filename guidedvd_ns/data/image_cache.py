@@ -69,6 +69,18 @@ def open_image(path: Path) -> Image.Image:
         raise ValueError(f"{path} is not an image that can be read; replace it or remove its frame.") from error
 
 
+def read_depth(path: Path) -> np.ndarray:  # [H, W] float32
+    """The numbers of a file of depths, an image of one channel or an .npy, as they are.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    depth = np.load(path) if path.suffix == ".npy" else cv2.imread(str(path), cv2.IMREAD_ANYDEPTH)
+    if depth is None or depth.ndim != 2:
+        raise ValueError(f"{path} holds no depths [H, W] that can be read; replace it or remove its entry.")
+    return depth.astype(np.float32)
+
+
 class _Plan:
     """What has to be done to one frame, and where its results are."""
 
@@ -150,10 +162,8 @@ class _Plan:
     def _write_depth(self) -> None:
         source, target = self._source.depth_path, self._depth_path
         assert source is not None and target is not None
-        depth = np.load(source) if source.suffix == ".npy" else cv2.imread(str(source), cv2.IMREAD_ANYDEPTH)
-        if depth is None or depth.ndim != 2:
-            raise ValueError(f"{source} holds no depths [H, W] that can be read; replace it or remove its entry.")
-        _write(target, lambda file: np.save(file, undistort_depth(depth.astype(np.float32), self._sampled)))
+        depth = undistort_depth(read_depth(source), self._sampled)
+        _write(target, lambda file: np.save(file, depth))
 
 
 def _no_wider(frame: Frame, max_width: Optional[int]) -> Frame:

@@ -1,4 +1,4 @@
-"""Which pixels of a clip show a surface that an input view sees too, from exact depths."""
+"""Which pixels of a clip show a surface that an input view sees too, from their depths."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ def visible_from_views(
     intrinsics: Intrinsics,
     sight: Sight,
     uses_view: Tensor,  # [R, K, V] bool
+    tolerance: float = DEPTH_TOLERANCE,
 ) -> Tensor:  # [R, K, T, h, w, 1] bool
     """Whether one of a clip's input views sees the surface at each pixel.
 
     A surface point is projected into each view and its z-depth compared with the view's own, to within
-    `DEPTH_TOLERANCE`: with the interpolated inverse depth (exact on planes) and the nearest pixel's (at depth edges).
+    `tolerance`: with the interpolated inverse depth (exact on planes) and the nearest pixel's (at depth edges).
 
     Args:
         depth: z-depth of the pixels of K clips in each room.
@@ -45,11 +46,12 @@ def visible_from_views(
         intrinsics: Those of the clips' frames.
         sight: The input views.
         uses_view: The views that count for each clip.
+        tolerance: Largest difference, as a share of the depth; measured depths need more than exact ones.
     """
     points = _unproject(depth, poses, intrinsics)
     visible = torch.zeros_like(depth, dtype=torch.bool)
     for view in range(sight.poses.shape[1]):
-        seen = _seen_by(points, sight.poses[:, view], sight.depth[:, view], sight.intrinsics)
+        seen = _seen_by(points, sight.poses[:, view], sight.depth[:, view], sight.intrinsics, tolerance)
         visible |= seen & uses_view[:, :, view, None, None, None, None]
     return visible
 
@@ -70,6 +72,7 @@ def _seen_by(
     view: Tensor,  # [R, 3, 4]
     view_depth: Tensor,  # [R, H, W, 1]
     intrinsics: Intrinsics,
+    tolerance: float,
 ) -> Tensor:  # [R, K, T, h, w, 1]
     fx, fy, cx, cy = intrinsics
     height, width = view_depth.shape[1:3]
@@ -84,6 +87,6 @@ def _seen_by(
 
     def agrees(mode: str) -> Tensor:
         own = F.grid_sample(inverse, grid, mode=mode, padding_mode="border", align_corners=False)[:, 0, 0]
-        return (own * distance - 1).abs() < DEPTH_TOLERANCE
+        return (own * distance - 1).abs() < tolerance
 
     return (inside & (agrees("bilinear") | agrees("nearest"))).reshape(*points.shape[:-1], 1)

@@ -147,7 +147,7 @@ def lay_out_rooms(seeds: list[int], config: ClipConfig) -> tuple[Room, Tensor]:
 
 def _tilted(poses: Tensor, tilt: float, seed: int) -> Tensor:  # [V, 3, 4]
     """The poses, each rolled about its optical axis by a normally distributed angle (degrees)."""
-    roll = torch.deg2rad(tilt * torch.randn(len(poses), 1, generator=_generator("cpu", seed, len(poses))))
+    roll = torch.deg2rad(tilt * torch.randn(len(poses), 1, generator=keyed_generator("cpu", seed, len(poses))))
     right, up, back, position = poses.unbind(-1)
     turned = (roll.cos() * right + roll.sin() * up, roll.cos() * up - roll.sin() * right, back, position)
     return torch.stack(turned, -1)
@@ -188,7 +188,7 @@ class RoomClips:
         Those without holes of the wanted size are left out, so a batch may be smaller, or empty.
         """
         config = self.config
-        draws = _generator("cpu", self.seed, index, self.held_out)
+        draws = keyed_generator("cpu", self.seed, index, self.held_out)
         size = draw_size(config, draws)
         room, views = self.rooms(index)
         room, views = room.to(self.device), views.to(self.device)
@@ -215,7 +215,7 @@ class RoomClips:
         target, depth = (image.unflatten(1, poses.shape[1:3]) for image in (seen.rgb, seen.depth))
         sight = Sight(views, view_depths, intrinsics)
         visible = visible_from_views(depth, poses, intrinsics, sight, paths.uses_view)
-        defects = _generator(self.device, self.seed, index, self.held_out)
+        defects = keyed_generator(self.device, self.seed, index, self.held_out)
         return degraded_clips(target.flatten(0, 1), visible.flatten(0, 1), config, defects)
 
     @property
@@ -354,7 +354,7 @@ def _scaled(intrinsics: Intrinsics, divisor: int) -> Intrinsics:
     return fx / divisor, fy / divisor, cx / divisor, cy / divisor
 
 
-def _generator(device: torch.device | str, *key: int) -> torch.Generator:
+def keyed_generator(device: torch.device | str, *key: int) -> torch.Generator:
     """A generator whose draws depend on all numbers of the key."""
     state = np.random.SeedSequence(key).generate_state(2, dtype=np.uint32)
     return torch.Generator(device).manual_seed(int(state[0]) << 31 ^ int(state[1]))

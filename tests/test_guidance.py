@@ -1,6 +1,7 @@
 """Guided sampling: its formulas on a prior in closed form, its effect on a real tiny one."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -287,8 +288,8 @@ def test_a_real_tiny_prior_is_grounded_and_repeatable():
 
 def test_guidance_and_frames_see_the_detail_that_the_prior_restores():
     """A network that leaves the condition as it is gives no error to guide by, and sharp frames."""
-    prior = tiny_prior(num_steps=1)
-    prior.restore_detail = prior.residual = True
+    prior = tiny_prior(num_steps=1, restore_detail=True)
+    prior.residual = True
     for parameter in prior.unet.parameters():
         parameter.zero_()
     target = torch.rand(3, 16, 24, 3, generator=seeded(5))
@@ -298,7 +299,7 @@ def test_guidance_and_frames_see_the_detail_that_the_prior_restores():
     assert progress.known_error == pytest.approx(0, abs=1e-5)
     # Time step 0 keeps some noise.
     assert known_difference(frames, target, known) < 0.1
-    prior.restore_detail = False
+    prior.settings = replace(prior.settings, restore_detail=False)
     (progress,), frames = drain(sample_guided(prior, target, known, target[0], seeded()))
     assert progress.known_error > 0.1 and known_difference(frames, target, known) > 0.2
 

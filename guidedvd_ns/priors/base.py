@@ -49,6 +49,9 @@ class SamplerSettings:
     """Whether guidance shifts every step by that share of its length, or less where less loss is left."""
     reconstruction: Reconstruction = "l1"
     """Distance between decoded frame and guide: mean absolute difference, or the authors' squared error per frame."""
+    restore_detail: bool = False
+    """Whether frames get back what encoding and decoding lose of the condition: they are its frames C plus the decoded
+    change, C + D(x) - D(E(C)), so that what the network leaves as it is stays sharp. Off, they are D(x)."""
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "height", "width", "num_steps"):
@@ -89,6 +92,9 @@ class SamplerOverrides:
     prior's."""
     reconstruction: Optional[Reconstruction] = None
     """Distance to the guide: mean absolute difference (l1) or the authors' squared error. Default: the prior's."""
+    restore_detail: Optional[bool] = None
+    """Whether frames get back the detail that the autoencoder loses of what the prior is shown; off decodes latents
+    alone (the authors'). Default: the prior's."""
 
     def apply(self, settings: SamplerSettings) -> SamplerSettings:
         """`settings` with what is set here in its place; raises ValueError where a value lies outside its range."""
@@ -106,6 +112,7 @@ def authors_sampling() -> SamplerOverrides:
         guidance_factor=0.2,
         guidance_step="constant",
         reconstruction="l2",
+        restore_detail=False,
     )
 
 
@@ -209,8 +216,8 @@ class VideoPrior(ABC):
     ) -> Tensor:  # [l, H, W, 3]
         """Frames of the slice, [0, 1] being black to white (not clamped); differentiable in `latents`.
 
-        With what `condition` made of the sequence, they may keep what its frames show and latents cannot; without, they
-        show the latents alone.
+        With what `condition` made of the sequence they get back its detail where the settings say so
+        (`restore_detail`); without, they show the latents alone.
         """
 
     def encode(

@@ -50,8 +50,8 @@ def test_prediction_is_differentiated_correctly():
 
 @pytest.mark.parametrize("fill_holes", [True, False])
 def test_restored_detail_is_what_the_autoencoder_loses_of_the_condition(fill_holes):
-    prior = tiny_prior()
-    prior.restore_detail, prior.fill_holes, prior.frames_per_slice = True, fill_holes, 2
+    prior = tiny_prior(restore_detail=True)
+    prior.fill_holes, prior.frames_per_slice = fill_holes, 2
     frames, known = torch.rand(3, 16, 24, 3), torch.ones(3, 16, 24, 1)
     known[1:, :, 12:] = 0
     conditioning = prior.condition(frames, known, frames[0])
@@ -78,15 +78,14 @@ def test_a_prior_that_restores_no_detail_decodes_the_same_with_its_condition():
 
 
 def test_saved_prior_loads_again_and_leaves_nothing_behind(tmp_path):
-    prior, folder = tiny_prior(eta=0.5), tmp_path / "prior"
-    prior.restore_detail = True
+    prior, folder = tiny_prior(eta=0.5, restore_detail=True), tmp_path / "prior"
     for _ in range(2):
         prior.save_pretrained(folder, max_shard_size="200KB")
     assert [path.name for path in tmp_path.iterdir()] == ["prior"]
     loaded = load_prior(folder, "cpu")
     assert isinstance(loaded, ViewCrafterPrior)
     assert loaded.settings == prior.settings and loaded.known_mask_channel and not loaded.sample_posterior
-    assert loaded.restore_detail and not loaded.fill_holes and not loaded.residual
+    assert not loaded.fill_holes and not loaded.residual
     assert (loaded.size_multiple, loaded.dtype, loaded.device.type) == (4, torch.float32, "cpu")
     frames = torch.rand(3, 16, 24, 3)
     results = []

@@ -30,7 +30,7 @@ class Conditioning:
     unconditional_context: Tensor | None
     """[1, tokens, D] the same for the unconditional pass of classifier-free guidance."""
     lost: Tensor | None = None
-    """[L, H, W, 3] condition frames minus their decoded latents, for a prior that gives it back (`restore_detail`)."""
+    """[L, H, W, 3] condition frames minus their decoded latents, to give back (`SamplerSettings.restore_detail`)."""
 
 
 def condition_frames(

@@ -62,8 +62,6 @@ class ViewCrafterPrior(VideoPrior):
         fill_holes: whether holes of the condition frames are filled smoothly from around instead of left black.
         residual: whether the network predicts what its condition lacks: its output is added to the velocity of a clean
             latent that equals the condition (`condition_velocity`).
-        restore_detail: whether decoded frames get back what encoding and decoding lose of the condition frames: they
-            are these plus the decoded change, C + D(x) - D(E(C)), sharp wherever the network leaves C as it is.
         context_encoder: makes the tokens of a network with cross attention, usually a `ContextEncoder`.
 
     Raises:
@@ -84,7 +82,6 @@ class ViewCrafterPrior(VideoPrior):
         sample_posterior: bool,
         fill_holes: bool = False,
         residual: bool = False,
-        restore_detail: bool = False,
         context_encoder: EncodeContext | None = None,
     ):
         self.unet = unet.eval().requires_grad_(False)
@@ -95,7 +92,6 @@ class ViewCrafterPrior(VideoPrior):
         self.sample_posterior = sample_posterior
         self.fill_holes = fill_holes
         self.residual = residual
-        self.restore_detail = restore_detail
         self.context_encoder = context_encoder
         self.wide = unet.device.type == "cuda" and unet.config["model_channels"] >= WIDE
         if self.wide:
@@ -162,7 +158,6 @@ class ViewCrafterPrior(VideoPrior):
             "sample_posterior": self.sample_posterior,
             "fill_holes": self.fill_holes,
             "residual": self.residual,
-            "restore_detail": self.restore_detail,
         }
         components = COMPONENTS
         if self.context_encoder is not None:
@@ -223,7 +218,7 @@ class ViewCrafterPrior(VideoPrior):
             known=known_share(known[None], (z.shape[-2], z.shape[-1])) if self.known_mask_channel else None,
             context=context,
             unconditional_context=unconditional_context if self.settings.cfg_scale != 1 else None,
-            lost=self._lost(frames, z) if self.restore_detail else None,
+            lost=self._lost(frames, z) if self.settings.restore_detail else None,
         )
 
     def _lost(
@@ -330,7 +325,7 @@ class ViewCrafterPrior(VideoPrior):
     ) -> Tensor:  # [l, H, W, 3] float32
         """Decode the frames of the slice together, each by itself as far as the result goes.
 
-        With `conditioning`, and where the prior was made with `restore_detail`, the condition's own detail is added.
+        With a `conditioning` that was made under `restore_detail`, the condition's own detail is added.
         """
         frames = latents[0, :, frame_slice].transpose(0, 1) / self.vae.config["scaling_factor"]
         decoded = (decode(self.vae, frames.to(self.vae.dtype)).float().movedim(1, -1) + 1) / 2

@@ -205,6 +205,7 @@ def export_prior(config: TrainPriorConfig, diffusion: DiffusionStage, vae: Autoe
         num_steps=config.sampler.num_steps,
         eta=config.sampler.eta,
         guidance_factor=config.sampler.guidance_factor,
+        restore_detail=config.diffusion.fill_holes,
     )
     prior = ViewCrafterPrior(
         diffusion.averaged_network().to(device="cpu", dtype=dtype),  # pyright: ignore[reportCallIssue]

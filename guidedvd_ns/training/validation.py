@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from guidedvd_ns.data.clips import ClipBatch, ClipConfig, RoomClips, concatenate_clips
 from guidedvd_ns.guidance import sample_guided
 from guidedvd_ns.losses import st_lpips_metric
-from guidedvd_ns.priors.base import VideoPrior
+from guidedvd_ns.priors.base import SamplerOverrides, VideoPrior
 from guidedvd_ns.training.files import write_text
 
 TELEA_RADIUS = 3.0
@@ -45,6 +45,10 @@ class Score:
     """Shift-tolerant LPIPS (AlexNet) against the truth."""
     seconds: float
     """Time for one clip."""
+    guidance_step: str = ""
+    """How long a step of guidance is, constant or shrinking; empty where nothing guides."""
+    restore_detail: bool = False
+    """Whether frames got back what the autoencoder loses of the condition."""
 
 
 def held_out_clips(config: ClipConfig, count: int, device: torch.device | str, seed: int = 0) -> ClipBatch:
@@ -77,11 +81,8 @@ def sample_clip(
     prior: VideoPrior,
     clips: ClipBatch,
     index: int,
-    *,
-    num_steps: int,
-    guidance_factor: float,
 ) -> Tensor:  # [T, H, W, 3]
-    """One clip completed by the prior; the seed of its noise is its number."""
+    """One clip completed by the prior with its own settings; the seed of its noise is its number."""
     generator = torch.Generator(prior.device).manual_seed(index)
     sampling = sample_guided(
         prior,
@@ -89,8 +90,6 @@ def sample_clip(
         clips.known[index],
         clips.condition[index, 0],
         generator,
-        num_steps=num_steps,
-        guidance_factor=guidance_factor,
         perceptual=None,
     )
     while True:
@@ -136,28 +135,50 @@ def compare(
     *,
     seconds: float = float("inf"),
 ) -> Iterator[Score]:
-    """Scores of black holes, Telea, the VAE alone, and the prior at each (steps, guidance factor) of `settings`.
+    """`compare_variants` at each (steps, guidance factor) of `settings`; a factor of 0 samples without guidance."""
+    variants = [SamplerOverrides(num_steps=num_steps, guidance_factor=factor) for num_steps, factor in settings]
+    return compare_variants(prior, clips, variants, seconds=seconds)
+
+
+def compare_variants(
+    prior: VideoPrior,
+    clips: ClipBatch,
+    variants: Sequence[SamplerOverrides],
+    *,
+    seconds: float = float("inf"),
+) -> Iterator[Score]:
+    """Scores of black holes, Telea, the VAE alone, and the prior sampled in each of several ways.
 
     Args:
-        prior: Sampled with its own settings but for steps and guidance factor.
+        prior: Sampled with its own settings but for those of the variant; left with its own.
         clips: Held-out clips on the prior's device.
-        settings: What to try, most interesting first; a factor of 0 samples without guidance.
-        seconds: No further setting is begun after this time.
+        variants: What to try, most interesting first.
+        seconds: No further variant is begun after this time.
     """
-    started = time.monotonic()
+    started, own = time.monotonic(), prior.settings
     yield score("black", lambda index: clips.condition[index], clips)
     yield score("telea", lambda index: inpaint_telea(clips.condition[index], clips.known[index]), clips)
     with torch.no_grad():
         yield score("vae", lambda index: _through_vae(prior, clips.target[index]), clips)
-    for num_steps, factor in settings:
+    for variant in variants:
         if time.monotonic() - started > seconds:
             CONSOLE.log("Validation stops here: its time is up.")
             return
-
-        def fill(index: int, num_steps: int = num_steps, factor: float = factor) -> Tensor:
-            return sample_clip(prior, clips, index, num_steps=num_steps, guidance_factor=factor)
-
-        yield score("guided" if factor else "unguided", fill, clips, num_steps, factor)
+        try:
+            prior.override(variant)
+            used = prior.settings
+            guided = used.guidance_factor > 0
+            entry = score(
+                "guided" if guided else "unguided",
+                lambda index: sample_clip(prior, clips, index),
+                clips,
+                used.num_steps,
+                used.guidance_factor,
+            )
+        finally:
+            prior.settings = own
+        step = used.guidance_step if guided else ""
+        yield replace(entry, guidance_step=step, restore_detail=used.restore_detail)
 
 
 def _through_vae(prior: VideoPrior, frames: Tensor) -> Tensor:
@@ -173,12 +194,16 @@ def best_guided(scores: list[Score]) -> Score | None:
 
 def table(scores: list[Score]) -> Table:
     """The scores as a table for the terminal."""
-    result = Table("method", "steps", "factor", "holes dB", "whole dB", "|S - X| known", "ST-LPIPS", "s / clip")
+    result = Table(
+        "method", "steps", "factor", "step", "detail", "holes dB", "whole dB", "|S - X| known", "ST-LPIPS", "s / clip"
+    )
     for entry in scores:
         result.add_row(
             entry.method,
             str(entry.num_steps or ""),
             f"{entry.guidance_factor:g}" if entry.num_steps else "",
+            entry.guidance_step,
+            "restored" if entry.restore_detail else "",
             f"{entry.psnr_holes:.2f}",
             f"{entry.psnr:.2f}",
             f"{entry.known_difference:.4f}",
@@ -197,10 +222,7 @@ def contact_sheet(prior: VideoPrior, clips: ClipBatch, count: int = 4, columns: 
     """Some frames of the first clips, in four rows each: condition, Telea, the prior's completion, truth."""
     rows = []
     for index in range(min(count, len(clips))):
-        settings = prior.settings
-        sampled = sample_clip(
-            prior, clips, index, num_steps=settings.num_steps, guidance_factor=settings.guidance_factor
-        )
+        sampled = sample_clip(prior, clips, index)
         condition, truth = clips.condition[index], clips.target[index]
         rows += [condition, inpaint_telea(condition, clips.known[index]), sampled.to(truth), truth]
     picked = torch.linspace(1, len(rows[0]) - 1, columns).round().long()

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from guidedvd_ns.data.clips import ClipBatch
-from guidedvd_ns.training.validation import Score, best_guided, inpaint_telea, score
+from guidedvd_ns.priors.base import SamplerOverrides
+from guidedvd_ns.training.validation import Score, best_guided, compare_variants, inpaint_telea, score
+from tests.priors.tiny import tiny_prior
 
 
 def _clips():
@@ -37,3 +39,25 @@ def test_the_best_setting_is_that_with_the_best_holes():
 
     assert best_guided([entry("telea", 0, 30.0)]) is None
     assert best_guided([entry("telea", 0, 30.0), entry("guided", 4, 20.0), entry("guided", 8, 21.0)]).num_steps == 8
+
+
+def test_variants_are_sampled_as_they_say_and_leave_the_prior_its_own_settings():
+    prior, own = tiny_prior(), tiny_prior().settings
+    target = torch.rand(1, 3, 16, 24, 3, generator=torch.Generator().manual_seed(0))
+    known = torch.ones(1, 3, 16, 24, 1)
+    known[:, 1:, :, 12:] = 0
+    variants = [
+        SamplerOverrides(guidance_factor=0.0),
+        SamplerOverrides(num_steps=2, guidance_step="shrinking", restore_detail=True),
+    ]
+    scores = []
+    for entry in compare_variants(prior, ClipBatch(target, target * known, known), variants):
+        scores.append(entry)
+        assert prior.settings == own
+    assert [entry.method for entry in scores] == ["black", "telea", "vae", "unguided", "guided"]
+    unguided, guided = scores[3:]
+    assert (unguided.num_steps, unguided.guidance_step, unguided.restore_detail) == (3, "", False)
+    assert (guided.num_steps, guided.guidance_step, guided.restore_detail) == (2, "shrinking", True)
+    assert guided.guidance_factor == own.guidance_factor
+    # This prior's autoencoder is random: only the restored detail resembles what is known.
+    assert guided.known_difference < 0.75 * unguided.known_difference

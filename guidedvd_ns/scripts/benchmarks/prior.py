@@ -10,6 +10,19 @@ import torch
 import tyro
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from guidedvd_ns.priors.base import SamplerOverrides
+
+VARIANTS = {
+    "own": SamplerOverrides(),
+    "unguided": SamplerOverrides(guidance_factor=0.0),
+    "decoded": SamplerOverrides(guidance_factor=0.0, restore_detail=False),
+    "decoded-guided": SamplerOverrides(restore_detail=False),
+    **{f"constant-{f:g}": SamplerOverrides(guidance_step="constant", guidance_factor=f) for f in (0.02, 0.05, 0.1)},
+    **{f"shrinking-{f:g}": SamplerOverrides(guidance_step="shrinking", guidance_factor=f) for f in (0.1, 0.3, 1.0)},
+    "squared": SamplerOverrides(guidance_step="shrinking", guidance_factor=0.3, reconstruction="l2"),
+}
+"""Ways to sample, by name: the prior's own settings but for what is said here."""
+
 
 @dataclass(frozen=True)
 class PriorBenchmark:
@@ -19,10 +32,13 @@ class PriorBenchmark:
     """Name of a prior, or the folder of one."""
     clips: int = 8
     """Clips, one a room."""
+    variants: tuple[str, ...] = ("unguided", "own")
+    """Ways to sample: `own` settings, `unguided`, guided by `constant-F` or `shrinking-F` steps of some factors F or by
+    `squared` differences, frames `decoded` alone without restored detail, `decoded-guided`; or `all` of these."""
     steps: tuple[int, ...] = ()
-    """Numbers of denoising steps to try; the prior's own by default."""
+    """Numbers of denoising steps to try each variant with; the prior's own by default."""
     guidance_factors: tuple[float, ...] = ()
-    """Guidance factors to try; none and the prior's own by default."""
+    """Factors of the prior's own kind of guidance to try in place of the variants; 0 is no guidance."""
     eta: Optional[float] = None
     """Share of fresh noise in every step; the prior's own by default."""
     seed: int = 0
@@ -38,7 +54,9 @@ def benchmark_prior(config: Annotated[PriorBenchmark, tyro.conf.arg(name="")]) -
 
     Raises:
         FileNotFoundError: There is no such prior.
+        ValueError: There is no such variant.
     """
+    tried = _tried(config)
 
     from guidedvd_ns.data.clips import ClipConfig
     from guidedvd_ns.priors import load_prior
@@ -52,11 +70,8 @@ def benchmark_prior(config: Annotated[PriorBenchmark, tyro.conf.arg(name="")]) -
     settings = prior.settings
     size = ClipConfig(num_frames=settings.num_frames, height=settings.height, width=settings.width)
     clips = validation.held_out_clips(size, config.clips, device, config.seed)
-    steps = config.steps or (settings.num_steps,)
-    factors = config.guidance_factors or (0.0, settings.guidance_factor)
-    tried = [(count, factor) for count in steps for factor in factors]
     scores = []
-    for entry in validation.compare(prior, clips, tried):
+    for entry in validation.compare_variants(prior, clips, tried):
         scores.append(entry)
         if config.output is not None:
             config.output.mkdir(parents=True, exist_ok=True)
@@ -64,3 +79,15 @@ def benchmark_prior(config: Annotated[PriorBenchmark, tyro.conf.arg(name="")]) -
     CONSOLE.print(validation.table(scores))
     if config.output is not None:
         write_png(config.output / "prior.png", validation.contact_sheet(prior, clips))
+
+
+def _tried(config: PriorBenchmark) -> list[SamplerOverrides]:
+    """Every variant that is asked for, at every number of steps that is asked for."""
+    names = tuple(VARIANTS) if "all" in config.variants else config.variants
+    unknown = [name for name in names if name not in VARIANTS]
+    if unknown:
+        raise ValueError(f"There is no variant '{unknown[0]}'; choose among {', '.join(VARIANTS)}, or all.")
+    variants = [VARIANTS[name] for name in names]
+    if config.guidance_factors:
+        variants = [SamplerOverrides(guidance_factor=factor) for factor in config.guidance_factors]
+    return [replace(variant, num_steps=count) for count in config.steps or (None,) for variant in variants]

@@ -1,9 +1,10 @@
-"""`gvd-train-prior`: train the bundled prior on procedural rooms, VAE first, then the diffusion network."""
+"""`gvd-train-prior`: train a prior on procedural rooms or own captures, VAE first, then the diffusion network."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import tyro
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from guidedvd_ns.data.capture_clips import CaptureClips
 from guidedvd_ns.data.clips import ClipConfig
 from guidedvd_ns.priors.base import SamplerSettings
 from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
@@ -22,6 +24,7 @@ from guidedvd_ns.training.config_file import read_config, write_config
 from guidedvd_ns.training.diffusion import DiffusionConfig, DiffusionStage, build_scheduler
 from guidedvd_ns.training.files import write_png, write_torch
 from guidedvd_ns.training.loop import Budget, Session, train_stage
+from guidedvd_ns.training.mixture import MixedClips
 from guidedvd_ns.training.prefetch import PrefetchedRooms
 from guidedvd_ns.training.processes import join_processes
 from guidedvd_ns.training.remote import RemoteClips
@@ -60,6 +63,10 @@ class TrainPriorConfig:
 
     Run the same command with --resume to go on with a training that was stopped.
 
+    On own captures: --captures FOLDER ..., with --warm-start PRIOR to fine-tune. A folder holds a transforms.json whose
+    frames have a depth_file_path and are named in the order in which they were filmed, or a scene of Replica or
+    ScanNet++.
+
     On several GPUs: accelerate launch --num-processes 4 -m guidedvd_ns.scripts.train_prior --output ... Each process
     renders clips of its own and trains on a batch of its own; the gradients are averaged, so the batch is four times as
     large. To resume, start as many processes again.
@@ -93,6 +100,10 @@ class TrainPriorConfig:
     """Number of those processes."""
     workers: int = 4
     """Processes that lay out rooms ahead of the renderer (for each process that trains); 0: none."""
+    captures: tuple[Path, ...] = ()
+    """Folders of captures with poses and depth to cut clips from."""
+    captures_share: float = 0.5
+    """Share of batches that are cut from captures, where there are any; the others are of rooms. 1: no rooms."""
     allow_tf32: bool = True
     """Whether float32 matrix products on a GPU may be rounded to TF32."""
     clips: ClipConfig = field(default_factory=ClipConfig)
@@ -116,8 +127,8 @@ def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior | None:
 
     Raises:
         FileExistsError: The output folder holds checkpoints, and `resume` is not set.
-        FileNotFoundError: `warm_start` is no prior's folder.
-        ValueError: `render_device` is set, but several processes train.
+        FileNotFoundError: `warm_start` is no prior's folder, or a file of a capture is missing.
+        ValueError: `render_device` is set, but several processes train; or a capture cannot be trained on.
     """
     if not config.resume and any(config.output.glob("*.ckpt")):
         raise FileExistsError(f"{config.output} holds checkpoints of a training; add --resume to go on with it.")
@@ -132,7 +143,8 @@ def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior | None:
         write_config(config, config.output / "config.yaml")
     earlier = ViewCrafterPrior.from_pretrained(config.warm_start, device, torch.float32) if config.warm_start else None
 
-    with processes, _clip_source(config, session) as source:
+    with processes, _room_source(config, session) as rooms:
+        source = _with_captures(config, rooms, session.device)
         vae = _first_stage(config, source, session, earlier)
         diffusion = DiffusionStage(
             config.diffusion,
@@ -152,13 +164,20 @@ def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior | None:
     return prior
 
 
-def _clip_source(config: TrainPriorConfig, session: Session) -> PrefetchedRooms | RemoteClips:
+def _room_source(config: TrainPriorConfig, session: Session) -> PrefetchedRooms | RemoteClips:
     device, processes = session.device, session.processes
     if config.render_device is None:
         return PrefetchedRooms(config.clips, device, seed=config.seed, workers=config.workers, stride=processes.count)
     if processes.count > 1:
         raise ValueError("--render-device renders for one training process; leave it out where several train.")
     return RemoteClips(config.clips, config.render_device, device, seed=config.seed, renderers=config.renderers)
+
+
+def _with_captures(config: TrainPriorConfig, rooms: ClipSource, device: torch.device) -> ClipSource:
+    if not config.captures:
+        return rooms
+    captures = CaptureClips(config.captures, config.clips, device, seed=config.seed)
+    return MixedClips(rooms, captures, config.captures_share, seed=config.seed)
 
 
 def _budget(steps: int | None, minutes: float) -> Budget:
@@ -258,7 +277,9 @@ def main(arguments: list[str] | None = None) -> None:
     train_prior(tyro.cli(TrainPriorConfig, default=default, args=arguments, description=_HELP, prog="gvd-train-prior"))
 
 
-_HELP = f"{TrainPriorConfig.__doc__}\n--config FILE reads options from a YAML or JSON file; those given beside it win."
+_HELP = inspect.cleandoc(TrainPriorConfig.__doc__ or "") + (
+    "\n\n--config FILE reads options from a YAML or JSON file; those given beside it win."
+)
 
 if __name__ == "__main__":
     main()

@@ -168,6 +168,18 @@ def test_missing_depths_are_those_of_the_nearest_pixels(clips):
     np.testing.assert_array_equal(depth[-1, -8:-6], depth[-1, -9])
 
 
+def test_larger_frames_are_kept_smaller(clips, tmp_path):
+    capture = clips._captures[0]
+    smaller = DepthCapture(capture.folder, 24, tmp_path)
+    assert (smaller.frames[0].width, smaller.frames[0].height) == (40, 30)
+    np.testing.assert_allclose(smaller.extent([1, 2]), capture.extent([1, 2]))
+    window = ((8.0, 8.0, 7.0, 5.0), (8, 12))
+    fine, coarse = (each.images([5], *window).astype(float) for each in (capture, smaller))
+    assert np.abs(fine - coarse).mean() < 5
+    fine, coarse = (each.depths([5], *window) for each in (capture, smaller))
+    assert np.median(np.abs(fine / coarse - 1)) < 0.02
+
+
 def test_captures_of_other_layouts_are_told_apart(tmp_path):
     sequence = write_replica(tmp_path / "room_0" / "Sequence_1", drawn=(3, 4), count=6)
     capture = read_any_capture(sequence)

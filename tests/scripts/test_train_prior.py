@@ -1,11 +1,15 @@
 """`gvd-train-prior` end to end at a tiny size: train, stop, resume, export, load, sample."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from guidedvd_ns.data.clips import RoomClips
 from guidedvd_ns.priors import load_prior
 from guidedvd_ns.scripts.train_prior import TrainPriorConfig, main, train_prior
 from guidedvd_ns.training.config_file import read_config
@@ -62,6 +66,37 @@ def test_validation_compares_with_telea(output):
     assert (output / "validation.png").stat().st_size > 0
 
 
+@pytest.fixture
+def wall(tmp_path) -> Path:
+    """A capture of a painted wall, two metres before a camera that moves along it."""
+    folder = tmp_path / "wall"
+    folder.mkdir()
+    paint = np.random.default_rng(0).integers(0, 255, (24, 80, 3), dtype=np.uint8)
+    frames = []
+    for index in range(8):
+        # 24 pixels of focal length: 0.25 m along the wall are 3 pixels.
+        Image.fromarray(paint[:, 3 * index : 3 * index + 48]).save(folder / f"{index}.png")
+        Image.fromarray(np.full((24, 48), 2000, dtype=np.uint16)).save(folder / f"{index}_depth.png")
+        pose = np.eye(4)
+        pose[0, 3] = 0.25 * index
+        files = {"file_path": f"{index}.png", "depth_file_path": f"{index}_depth.png"}
+        frames.append({**files, "transform_matrix": pose.tolist()})
+    lens = {"fl_x": 24, "fl_y": 24, "cx": 24, "cy": 12, "w": 48, "h": 24}
+    (folder / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
+    return folder
+
+
+def test_a_prior_is_fine_tuned_on_captures_alone(output, wall, tmp_path, monkeypatch):
+    monkeypatch.setattr(RoomClips, "batch", lambda self, index: pytest.fail("A room was rendered."))
+    (tmp_path / "tiny.yaml").write_text(TINY + f"captures: [{wall}]\ncaptures_share: 1.0\n")
+    config = read_config(TrainPriorConfig, tmp_path / "tiny.yaml")
+    config = replace(config, warm_start=output / "prior", validation=replace(config.validation, clips=0))
+    tuned, earlier = train_prior(replace(config, output=tmp_path / "run")), load_prior(output / "prior", "cpu")
+    assert tuned is not None
+    assert read_config(TrainPriorConfig, tmp_path / "run" / "config.yaml").captures == (wall,)
+    assert not torch.equal(tuned.unet.conv_out.weight, earlier.unet.conv_out.weight.float())
+
+
 def test_checkpoints_are_not_overwritten_unasked(output):
     with pytest.raises(FileExistsError, match="--resume"):
         train_prior(TrainPriorConfig(output=output))
@@ -70,8 +105,6 @@ def test_checkpoints_are_not_overwritten_unasked(output):
 def test_warm_start_keeps_the_vae(output, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY + "steps_diffusion: 0\n")
     config = read_config(TrainPriorConfig, tmp_path / "tiny.yaml")
-    from dataclasses import replace
-
     config = replace(
         config,
         output=tmp_path / "run",

@@ -1,7 +1,8 @@
-"""Training clips cut from captures with poses and depth: a stretch of frames, known where a few others see it too.
+"""Training clips cut from captures with poses and depth, known where a few input views see the same surfaces.
 
-The counterpart of `clips.RoomClips` for a user's own photographs. A camera that was carried through a room takes the
-place of a trajectory; sizes, holes and degradations are those of the rooms' clips.
+The counterpart of `clips.RoomClips` for a user's own photographs; sizes, holes and degradations are those of the rooms'
+clips. A trajectory's place takes a stretch of frames in which a camera was carried through a room. Photographs that are
+no film show no such path; there the camera stays where one was taken, and pans over it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from guidedvd_ns.data.capture_paths import CapturePoses, find_stretches, pan, pan_limits, views_near
 from guidedvd_ns.data.clips import (
     COARSE,
     ClipBatch,
@@ -24,32 +27,17 @@ from guidedvd_ns.data.clips import (
     draw_size,
     keyed_generator,
 )
-from guidedvd_ns.data.depth_captures import DepthCapture
+from guidedvd_ns.data.depth_captures import DepthCapture, Look
 from guidedvd_ns.data.visibility import Intrinsics, Sight, visible_from_views
 
 MEASURED_TOLERANCE = 0.05
 """`visibility.DEPTH_TOLERANCE` for sensors and reconstructions, which are off by a few percent."""
 
-MAX_STEP_TURN = 12.0
-"""Frames between which the camera turns by more degrees do not follow each other in a clip."""
-
-MAX_STEP_SHIFT = 0.3
-"""Nor do those between which it moves by more than this share of the typical depth."""
-
-MAX_TURN = 75.0
-"""Degrees between the first and the last frame of a clip, and between the reference and other input views."""
-
-MIN_MOTION = 0.08
-"""A clip's camera moves by this share of the typical depth at least, or turns by so many radians."""
-
-MAX_VIEW_DISTANCE = 1.5
-"""Distance of other input views from the reference, as a share of the typical depth."""
-
-STRIDES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-"""Every how many frames of a capture become a clip's."""
-
 MAX_ZOOM = 1.4
-"""A clip shows the largest window of its shape, or one smaller by up to this factor."""
+"""A clip of a film shows the largest window of its shape, or one smaller by up to this factor."""
+
+PAN_ZOOM = (1.5, 2.0)
+"""That of a pan is smaller by a factor in this range: the rest of the photograph is what it pans over."""
 
 ATTEMPTS = 4
 """How often new candidates are drawn for a clip until one has holes of a usable size."""
@@ -59,22 +47,24 @@ WORKERS = 4
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """Which frames of a capture become a clip, and how they are seen."""
+class Cut:
+    """What of a capture becomes a clip."""
 
     capture: DepthCapture
-    frames: list[int]
+    frames: list[Look]
     """The T frames; the first is the reference."""
-    views: list[int]
+    views: list[Look]
     """Input views, the reference first."""
     intrinsics: Intrinsics
+    """Those of all frames and views."""
 
 
 class CaptureClips:
     """Endless numbered batches of clips of captures; a batch depends on its number and the seed alone.
 
-    A clip is T frames at even distances in the order of their names, forwards or backwards, between which the camera
-    moves little. Its guide knows the first and one or more nearby frames from outside that stretch.
+    A film's clip is T frames at even distances in the order of their names, forwards or backwards, between which the
+    camera moves little. Its guide knows the first and one or more nearby frames from outside that stretch. That of a
+    pan knows its first frame and nearby photographs.
 
     Args:
         folders: Captures with poses and depth (`depth_captures.read_any_capture`), each as likely as it has frames.
@@ -85,7 +75,7 @@ class CaptureClips:
 
     Raises:
         FileNotFoundError: A file of a capture is missing.
-        ValueError: A capture has no depths, or no stretch of frames that could be a clip; the sentence says why.
+        ValueError: A capture has no depths, or fewer than two photographs with depth; the sentence says why.
     """
 
     def __init__(
@@ -104,7 +94,11 @@ class CaptureClips:
         self.seed = seed
         longest = max(max(size) for size in ((config.height, config.width), *config.other_sizes))
         self._captures = [DepthCapture(Path(folder), 3 * longest // 2, cache) for folder in folders]
-        self._stretches = [find_stretches(capture, config.num_frames) for capture in self._captures]
+        self._paths = [_checked_poses(capture) for capture in self._captures]
+        self._stretches = [find_stretches(path, config.num_frames) for path in self._paths]
+        for capture, stretches in zip(self._captures, self._stretches, strict=True):
+            kind = f"{len(stretches)} stretches of film" if len(stretches) else "no film, so its clips are pans"
+            CONSOLE.log(f"{capture.folder}: {len(capture)} frames with depth, {kind}.")
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="clips")
 
     @torch.no_grad()
@@ -146,94 +140,87 @@ class CaptureClips:
                 return images, visible_pixels(cut, cut.frames, size)
         return None
 
-    def _draw_cut(self, size: tuple[int, int], draws: torch.Generator) -> _Cut:
+    def _draw_cut(self, size: tuple[int, int], draws: torch.Generator) -> Cut:
         frame_counts = torch.tensor([float(len(capture)) for capture in self._captures])
         which = int(torch.multinomial(frame_counts, 1, generator=draws))
-        capture, stretches = self._captures[which], self._stretches[which]
-        start, stride = stretches[int(torch.randint(len(stretches), (1,), generator=draws))].tolist()
-        frames = [start + stride * step for step in range(self.config.num_frames)]
+        capture, path, stretches = self._captures[which], self._paths[which], self._stretches[which]
+        if not len(stretches):
+            photograph = int(torch.randint(len(capture), (1,), generator=draws))
+            others = self._draw_views(views_near(path, np.array([photograph])), draws)
+            return draw_pan(capture, photograph, others, self.config.num_frames, size=size, draws=draws)
+        frames = stretches[int(torch.randint(len(stretches), (1,), generator=draws))]
         if torch.rand((), generator=draws) < 0.5:
-            frames.reverse()
-        others = torch.from_numpy(views_near(capture, frames))
+            frames = frames[::-1]
+        others = self._draw_views(views_near(path, frames), draws)
+        extent = capture.extent([*frames, *others])
+        views = _straight([frames[0], *others])
+        return Cut(capture, _straight(frames), views, draw_window(extent, size, draws))
+
+    def _draw_views(self, near: np.ndarray, draws: torch.Generator) -> list[int]:
         wanted = int(torch.randint(1, max(2, self.config.views_per_room), (1,), generator=draws))
-        picked = others[torch.randperm(len(others), generator=draws)[:wanted]].tolist()
-        views = [frames[0], *picked]
-        extent = capture.extent([*frames, *picked])
-        return _Cut(capture, frames, views, _draw_intrinsics(extent, size, draws))
+        return near[torch.randperm(len(near), generator=draws)[:wanted].numpy()].tolist()
 
 
-def find_stretches(capture: DepthCapture, num_frames: int) -> np.ndarray:  # [S, 2] first frame and stride
-    """All stretches of a capture between whose frames the camera moves little, but in all something.
-
-    Raises:
-        ValueError: there is none.
-    """
-    depth, count = capture.typical_depth, len(capture)
-    if depth <= 0:
-        raise ValueError(f"The depth maps of {capture.folder} hold no measurement; write them again.")
-    if count <= num_frames:
-        raise ValueError(
-            f"{capture.folder} has {count} frames with depth, but a clip needs {num_frames} and another input view; "
-            "give more frames or shorten the clips."
-        )
-    found = []
-    for stride in STRIDES:
-        starts = np.arange(count - (num_frames - 1) * stride)
-        if not len(starts):
-            break
-        steps = starts[:, None] + stride * np.arange(num_frames)
-        turn, shift = _motion(capture, steps[:, :-1], steps[:, 1:])
-        in_all_turn, in_all_shift = _motion(capture, steps[:, 0], steps[:, -1])
-        smooth = (turn <= MAX_STEP_TURN).all(1) & (shift <= MAX_STEP_SHIFT * depth).all(1)
-        moves = (np.deg2rad(in_all_turn) >= MIN_MOTION) | (in_all_shift >= MIN_MOTION * depth)
-        found += [(start, stride) for start in starts[smooth & moves & (in_all_turn <= MAX_TURN)]]
-    if not found:
-        raise ValueError(
-            f"{capture.folder} has no {num_frames} frames in a row between which the camera moves, but at most "
-            f"{MAX_STEP_TURN:.0f} degrees a frame; give a capture that was filmed, with frames named in their order."
-        )
-    return np.array(found)
+def draw_pan(
+    capture: DepthCapture,
+    photograph: int,
+    others: list[int],
+    num_frames: int,
+    *,
+    size: tuple[int, int],
+    draws: torch.Generator,
+) -> Cut:
+    """A camera that turns at the place of a photograph from one part of it to another; `others` are input views."""
+    left, right, top, bottom = capture.extent([photograph, *others])
+    half = min(left, right), min(top, bottom)
+    zoom, *angles = torch.rand(5, generator=draws, dtype=torch.float64).tolist()
+    zoom = PAN_ZOOM[0] + (PAN_ZOOM[1] - PAN_ZOOM[0]) * zoom
+    focal = zoom * max(0.5 * size[1] / half[0], 0.5 * size[0] / half[1])
+    limits = pan_limits(half, (0.5 * size[1] / focal, 0.5 * size[0] / focal))
+    to_left, up, end_to_left, end_up = (
+        (2 * angle - 1) * limit for angle, limit in zip(angles, (*limits, *limits), strict=True)
+    )
+    turns = pan((to_left, up), (end_to_left, end_up), num_frames)
+    frames = [Look(photograph, turn) for turn in turns]
+    return Cut(capture, frames, [frames[0], *_straight(others)], (focal, focal, size[1] / 2, size[0] / 2))
 
 
-def views_near(capture: DepthCapture, frames: list[int]) -> np.ndarray:  # [n] int64
-    """Frames from outside a clip's stretch that look about where its reference does and stand not far from it."""
-    everything = np.arange(len(capture))
-    outside = everything[(everything < min(frames)) | (everything > max(frames))]
-    turn, shift = _motion(capture, np.full(len(outside), frames[0]), outside)
-    return outside[(turn <= MAX_TURN) & (shift <= MAX_VIEW_DISTANCE * capture.typical_depth)]
-
-
-def visible_pixels(cut: _Cut, frames: list[int], size: tuple[int, int], divisor: int = 1) -> Tensor:  # [n, h, w, 1]
-    """Which pixels of `frames` show a surface that an input view sees, on pictures smaller by `divisor`, bool."""
+def visible_pixels(
+    cut: Cut, frames: list[Look], size: tuple[int, int], divisor: int = 1
+) -> Tensor:  # [n, h / divisor, w / divisor, 1] bool
+    """Which pixels of `frames` show a surface that an input view sees, on pictures smaller by `divisor`."""
     fx, fy, cx, cy = cut.intrinsics
     scaled = (fx / divisor, fy / divisor, cx / divisor, cy / divisor)
     depth = torch.from_numpy(cut.capture.depths(frames, scaled, (size[0] // divisor, size[1] // divisor)))
     view_depth = torch.from_numpy(cut.capture.depths(cut.views, cut.intrinsics, size))
-    poses, views = cut.capture.poses[frames], cut.capture.poses[cut.views]
+    poses, views = cut.capture.looking(frames), cut.capture.looking(cut.views)
     sight = Sight(views[None], view_depth[None], cut.intrinsics)
     every = torch.ones(1, 1, len(cut.views), dtype=torch.bool)
     return visible_from_views(depth[None, None], poses[None, None], scaled, sight, every, MEASURED_TOLERANCE)[0, 0]
 
 
-def _estimated_holes(cut: _Cut, size: tuple[int, int]) -> float:
+def _estimated_holes(cut: Cut, size: tuple[int, int]) -> float:
     """Share of the clip that no input view sees, from small pictures at its middle and its end."""
     visible = visible_pixels(cut, [cut.frames[len(cut.frames) // 2], cut.frames[-1]], size, COARSE)
     middle, last = (1 - visible.float().mean(dim=(1, 2, 3))).tolist()
     return middle / 2 + last / 4
 
 
-def _motion(capture: DepthCapture, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Angles in degrees and distances between the poses of frames, of the shape of their indices."""
-    poses = capture.poses.numpy()
-    before, after = poses[first], poses[second]
-    trace = (before[..., :3] * after[..., :3]).sum((-2, -1))
-    turn = np.rad2deg(np.arccos(((trace - 1) / 2).clip(-1, 1)))
-    return turn, np.linalg.norm(after[..., 3] - before[..., 3], axis=-1)
+def _checked_poses(capture: DepthCapture) -> CapturePoses:
+    if len(capture) < 2:
+        raise ValueError(
+            f"{capture.folder} has one frame with depth, but a clip needs another input view; give it more."
+        )
+    if capture.typical_depth <= 0:
+        raise ValueError(f"The depth maps of {capture.folder} hold no measurements; write them again.")
+    return CapturePoses(capture.poses.numpy(), capture.typical_depth)
 
 
-def _draw_intrinsics(
-    extent: tuple[float, float, float, float], size: tuple[int, int], draws: torch.Generator
-) -> Intrinsics:
+def _straight(frames: Sequence[int] | np.ndarray) -> list[Look]:
+    return [Look(int(frame), np.eye(3)) for frame in frames]
+
+
+def draw_window(extent: tuple[float, float, float, float], size: tuple[int, int], draws: torch.Generator) -> Intrinsics:
     """Square pixels, and a window that lies within `extent` (`DepthCapture.extent`)."""
     left, right, top, bottom = extent
     zoom, across, down = torch.rand(3, generator=draws, dtype=torch.float64).tolist()

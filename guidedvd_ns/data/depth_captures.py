@@ -1,15 +1,14 @@
-"""Captures whose photographs have measured depth, read to be looked at in pieces: any window of any frame, quickly."""
+"""Captures whose photographs have measured depth, as cameras see them that stand where they were taken."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from guidedvd_ns.cache import cache_folder
@@ -40,6 +39,16 @@ def read_any_capture(folder: Path) -> Capture:
     elif (folder / "traj_w_c.txt").is_file() or any(folder.glob("Sequence_*/traj_w_c.txt")):
         config = ReplicaDataParserConfig(data=folder)
     return config.setup().capture
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look into a photograph: a camera at its place, perhaps turned."""
+
+    frame: int
+    """Number of the photograph."""
+    turn: np.ndarray
+    """[3, 3] rotation from the camera's axes to the photograph's, both OpenGL."""
 
 
 class DepthCapture:
@@ -95,41 +104,54 @@ class DepthCapture:
             min((frame.height - frame.cy) / frame.fy for frame in chosen),
         )
 
-    def images(self, indices: list[int], intrinsics: Intrinsics, size: tuple[int, int]) -> np.ndarray:
-        """The frames as pinholes of these intrinsics and this size (height, width) see them, [n, h, w, 3] uint8."""
+    def images(self, looks: list[Look], intrinsics: Intrinsics, size: tuple[int, int]) -> np.ndarray:
+        """What cameras with these intrinsics and this size (height, width) see, [n, h, w, 3] uint8."""
         height, width = size
-        return np.stack(
-            [
-                np.asarray(
-                    Image.fromarray(self._pixels(index)).resize(
-                        (width, height), Image.Resampling.HAMMING, box=self._window(index, intrinsics, size)
-                    )
-                )
-                for index in indices
-            ]
-        )
+        images = []
+        for look in looks:
+            # As many samples of a pixel as it covers of the photograph's.
+            samples = max(1, round(self.frames[look.frame].fx / intrinsics[0]))
+            lookup = self._lookup(look, intrinsics, samples)
+            fine = cv2.warpPerspective(
+                self._pixels(look.frame),
+                lookup,
+                (samples * width, samples * height),
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+            images.append(cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA))
+        return np.stack(images)
 
-    def depths(self, indices: list[int], intrinsics: Intrinsics, size: tuple[int, int]) -> np.ndarray:
-        """z-depths of these pinholes' pixels, each the nearest one's, [n, h, w, 1] float32."""
-        return np.stack([self._cut_depth(index, intrinsics, size) for index in indices])[..., None]
-
-    def _cut_depth(self, index: int, intrinsics: Intrinsics, size: tuple[int, int]) -> np.ndarray:
-        left, top, right, bottom = self._window(index, intrinsics, size)
-        depth = self._depth(index)
-        rows = top + (bottom - top) * (np.arange(size[0]) + 0.5) / size[0]
-        columns = left + (right - left) * (np.arange(size[1]) + 0.5) / size[1]
-        rows = rows.astype(int).clip(0, depth.shape[0] - 1)
-        columns = columns.astype(int).clip(0, depth.shape[1] - 1)
-        return depth[rows[:, None], columns]
-
-    def _window(
-        self, index: int, intrinsics: Intrinsics, size: tuple[int, int]
-    ) -> tuple[float, float, float, float]:  # left, top, right, bottom
-        frame = self.frames[index]
+    def depths(self, looks: list[Look], intrinsics: Intrinsics, size: tuple[int, int]) -> np.ndarray:
+        """z-depths of these cameras' pixels, each from the nearest measurement, [n, h, w, 1] float32."""
         fx, fy, cx, cy = intrinsics
-        left, top = frame.cx - cx * frame.fx / fx, frame.cy - cy * frame.fy / fy
-        right, bottom = left + size[1] * frame.fx / fx, top + size[0] * frame.fy / fy
-        return max(left, 0.0), max(top, 0.0), min(right, float(frame.width)), min(bottom, float(frame.height))
+        x, y = np.meshgrid((np.arange(size[1]) + 0.5 - cx) / fx, (cy - np.arange(size[0]) - 0.5) / fy)
+        depths = []
+        for look in looks:
+            measured = cv2.warpPerspective(
+                self._depth(look.frame),
+                self._lookup(look, intrinsics, 1),
+                size[::-1],
+                flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+            # Measured along the photograph's axis: the length of the camera's ray (x, y, -1) along it.
+            along_axis = -(look.turn[2, 0] * x + look.turn[2, 1] * y - look.turn[2, 2])
+            depths.append((measured / along_axis).astype(np.float32))
+        return np.stack(depths)[..., None]
+
+    def looking(self, looks: list[Look]) -> Tensor:  # [n, 3, 4]
+        """Poses of these cameras."""
+        turned = [self.poses[look.frame][:, :3] @ torch.from_numpy(look.turn).float() for look in looks]
+        places = self.poses[[look.frame for look in looks]][..., 3:]
+        return torch.cat([torch.stack(turned), places], dim=-1)
+
+    def _lookup(self, look: Look, intrinsics: Intrinsics, samples: int) -> np.ndarray:  # [3, 3]
+        """From samples of the camera's pixels to pixels of the photograph, both numbered from 0 as OpenCV does."""
+        frame = self.frames[look.frame]
+        opencv = np.diag([1.0, -1.0, -1.0])
+        to_ray = np.linalg.inv(_opencv_matrix(*(samples * value for value in intrinsics)))
+        return _opencv_matrix(frame.fx, frame.fy, frame.cx, frame.cy) @ opencv @ look.turn @ opencv @ to_ray
 
     def _read_pixels(self, index: int) -> np.ndarray:  # [H, W, 3] uint8
         with open_image(self.frames[index].image_path) as image:
@@ -141,6 +163,11 @@ class DepthCapture:
         measured = read_depth(frame.depth_path)
         resized = cv2.resize(measured, (frame.width, frame.height), interpolation=cv2.INTER_NEAREST_EXACT)
         return _completed(self._unit * np.nan_to_num(np.asarray(resized), nan=0.0, posinf=0.0, neginf=0.0))
+
+
+def _opencv_matrix(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
+    """Intrinsics [3, 3]; OpenCV counts the principal point from the centre of the first pixel."""
+    return np.array([[fx, 0.0, cx - 0.5], [0.0, fy, cy - 0.5], [0.0, 0.0, 1.0]])
 
 
 def _has_depth(frame: Frame) -> bool:

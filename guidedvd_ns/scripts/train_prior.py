@@ -18,6 +18,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from guidedvd_ns.data.capture_clips import CaptureClips
 from guidedvd_ns.data.clips import ClipConfig
 from guidedvd_ns.priors.base import SamplerSettings
+from guidedvd_ns.priors.choice import find_prior
 from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
 from guidedvd_ns.training.bank import ClipSource
 from guidedvd_ns.training.config_file import read_config, write_config
@@ -63,9 +64,9 @@ class TrainPriorConfig:
 
     Run the same command with --resume to go on with a training that was stopped.
 
-    On own captures: --captures FOLDER ..., with --warm-start PRIOR to fine-tune. A folder holds a transforms.json whose
-    frames have a depth_file_path and are named in the order in which they were filmed, or a scene of Replica or
-    ScanNet++.
+    On own captures: --captures FOLDER ..., with --warm-start bundled to fine-tune. A folder holds a transforms.json
+    whose frames have a depth_file_path, or a scene of Replica or ScanNet++. A film's frames are named in its order;
+    clips of other photographs pan over them.
 
     On several GPUs: accelerate launch --num-processes 4 -m guidedvd_ns.scripts.train_prior --output ... Each process
     renders clips of its own and trains on a batch of its own; the gradients are averaged, so the batch is four times as
@@ -87,7 +88,7 @@ class TrainPriorConfig:
     session_minutes: Optional[float] = None
     """Stop training after this time, counted from the start of the command; then export and validate as usual."""
     warm_start: Optional[Path] = None
-    """Folder of an earlier prior: its VAE is kept as it is, its network is trained on (sizes must agree)."""
+    """Earlier prior to train on, a folder or `bundled`: its VAE stays as it is, and the network's sizes are its own."""
     device: Optional[str] = None
     """Where to train; on the GPU by default if there is one. Several processes take a GPU each, or `cpu`."""
     seed: int = 0
@@ -127,8 +128,9 @@ def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior | None:
 
     Raises:
         FileExistsError: The output folder holds checkpoints, and `resume` is not set.
-        FileNotFoundError: `warm_start` is no prior's folder, or a file of a capture is missing.
-        ValueError: `render_device` is set, but several processes train; or a capture cannot be trained on.
+        FileNotFoundError: `warm_start` is no prior, or a file of a capture is missing.
+        ValueError: `render_device` is set, but several processes train; or a capture, or the prior of
+            `warm_start`, cannot be trained on.
     """
     if not config.resume and any(config.output.glob("*.ckpt")):
         raise FileExistsError(f"{config.output} holds checkpoints of a training; add --resume to go on with it.")
@@ -138,10 +140,13 @@ def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior | None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.allow_tf32
     # What cannot be compiled runs as it is: a training must not die of an optimisation.
     torch._dynamo.config.suppress_errors = True
+    earlier = None
+    if config.warm_start is not None:
+        earlier = ViewCrafterPrior.from_pretrained(find_prior(config.warm_start, device), device, torch.float32)
+        config = dataclasses.replace(config, diffusion=_network_of(earlier, config.diffusion))
     session = Session(config.output, device, config.session_minutes, processes=processes)
     if processes.is_main:
         write_config(config, config.output / "config.yaml")
-    earlier = ViewCrafterPrior.from_pretrained(config.warm_start, device, torch.float32) if config.warm_start else None
 
     with processes, _room_source(config, session) as rooms:
         source = _with_captures(config, rooms, session.device)
@@ -162,6 +167,23 @@ def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior | None:
     if config.validation.clips:
         prior = _validated(config, prior)
     return prior
+
+
+def _network_of(prior: ViewCrafterPrior, config: DiffusionConfig) -> DiffusionConfig:
+    """`config` with the network of an earlier prior, and with what it was trained to predict from which condition."""
+    network = prior.unet.config
+    if network["context_dim"] is not None or not prior.known_mask_channel:
+        raise ValueError("The prior of --warm-start was not trained by this command; give one that was, or `bundled`.")
+    return dataclasses.replace(
+        config,
+        model_channels=network["model_channels"],
+        channel_mult=tuple(network["channel_mult"]),
+        num_res_blocks=network["num_res_blocks"],
+        attention_resolutions=tuple(network["attention_resolutions"]),
+        num_head_channels=network["num_head_channels"],
+        fill_holes=prior.fill_holes,
+        residual=prior.residual,
+    )
 
 
 def _room_source(config: TrainPriorConfig, session: Session) -> PrefetchedRooms | RemoteClips:

@@ -90,9 +90,13 @@ def test_a_prior_is_fine_tuned_on_captures_alone(output, wall, tmp_path, monkeyp
     monkeypatch.setattr(RoomClips, "batch", lambda self, index: pytest.fail("A room was rendered."))
     (tmp_path / "tiny.yaml").write_text(TINY + f"captures: [{wall}]\ncaptures_share: 1.0\n")
     config = read_config(TrainPriorConfig, tmp_path / "tiny.yaml")
-    config = replace(config, warm_start=output / "prior", validation=replace(config.validation, clips=0))
+    # Sizes and targets of the network are those of the earlier prior, whatever the options say.
+    other = replace(config.diffusion, model_channels=64, channel_mult=(1,), residual=False)
+    config = replace(
+        config, warm_start=output / "prior", diffusion=other, validation=replace(config.validation, clips=0)
+    )
     tuned, earlier = train_prior(replace(config, output=tmp_path / "run")), load_prior(output / "prior", "cpu")
-    assert tuned is not None
+    assert tuned is not None and tuned.residual
     assert read_config(TrainPriorConfig, tmp_path / "run" / "config.yaml").captures == (wall,)
     assert not torch.equal(tuned.unet.conv_out.weight, earlier.unet.conv_out.weight.float())
 

@@ -13,12 +13,12 @@ from guidedvd_ns.data.clips import ClipBatch
 from guidedvd_ns.priors.viewcrafter.conditioning import (
     condition_velocity,
     encode_frames,
-    fill_holes,
     known_share,
     network_input,
 )
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
 from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
+from guidedvd_ns.pull_push import fill_holes
 from guidedvd_ns.training.bank import ClipBank, ClipSource
 from guidedvd_ns.training.gradients import GradientStep
 from guidedvd_ns.training.loop import Ema, learning_rate_factor

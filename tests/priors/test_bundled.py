@@ -7,7 +7,7 @@ import torch
 from guidedvd_ns.guidance import sample_guided
 from guidedvd_ns.priors import load_prior
 from guidedvd_ns.priors.choice import BUNDLED
-from guidedvd_ns.priors.viewcrafter.conditioning import fill_holes
+from guidedvd_ns.pull_push import fill_holes
 
 
 def test_weights_are_half_precision_safetensors_of_at_most_24_megabytes():

@@ -6,7 +6,6 @@ from guidedvd_ns.priors.viewcrafter.conditioning import (
     condition_frames,
     condition_velocity,
     encode_frames,
-    fill_holes,
     known_share,
     network_input,
 )
@@ -68,31 +67,6 @@ def test_encoding_is_per_frame_scaled_and_seeded():
     ]
     assert torch.equal(samples[0], samples[1])
     assert not torch.allclose(samples[0], samples[2]) and not torch.allclose(samples[0], mode)
-
-
-def test_filling_keeps_what_is_known_and_continues_constants():
-    frames = torch.rand(2, 3, 20, 28, 3)
-    known = (torch.rand(2, 3, 20, 28, 1) > 0.4).float()
-    filled = fill_holes(frames * known, known)
-    torch.testing.assert_close(filled * known, frames * known)
-    constant = torch.full((1, 20, 28, 3), 0.3)
-    gap = torch.ones(1, 20, 28, 1)
-    gap[:, 3:17, 5:] = 0
-    torch.testing.assert_close(fill_holes(constant * gap, gap), constant)
-
-
-def test_filled_values_stay_between_those_around_them():
-    frames = torch.zeros(1, 16, 32, 1)
-    frames[..., 16:, :] = 1
-    known = torch.ones_like(frames)
-    known[:, :, 10:22] = 0
-    filled = fill_holes(frames * known, known)[0, 8, :, 0]
-    assert 0 <= filled.min() and filled.max() <= 1
-    assert filled[11] < 0.3 and filled[20] > 0.7
-
-
-def test_frame_without_a_known_pixel_is_black():
-    assert fill_holes(torch.rand(1, 8, 8, 3), torch.zeros(1, 8, 8, 1)).abs().max() == 0
 
 
 def test_condition_velocity_leads_from_pure_noise_to_the_condition():

@@ -18,6 +18,7 @@ from guidedvd_ns.data.guidedvd_dataparser import GuidedVDDataParserConfig
 from guidedvd_ns.generation import GenerationSettings, InlineGenerator, InpaintingGenerator
 from guidedvd_ns.guidance import GuidanceApproximation
 from guidedvd_ns.guide import Guide
+from guidedvd_ns.orbits import Trajectory
 from guidedvd_ns.point_render import PointCloud
 from guidedvd_ns.points.choice import PointSettings, PointSource, initial_points
 from guidedvd_ns.points.monocular import DEFAULT_MODEL
@@ -25,7 +26,8 @@ from guidedvd_ns.priors.base import Memory, SamplerOverrides
 from guidedvd_ns.run_folder import SequenceFolder
 from guidedvd_ns.schedule import Schedule
 from guidedvd_ns.sequences import GeneratedSequence, GeneratedView, SequenceStore
-from guidedvd_ns.trajectories import Trajectory, TrajectoryConfig, TrajectoryPool, plan
+from guidedvd_ns.trajectories import TrajectoryConfig, plan
+from guidedvd_ns.trajectory_pool import TrajectoryPool
 
 
 @dataclass

@@ -16,9 +16,9 @@ from torch import Tensor
 from guidedvd_ns.guidance import EXACT, GuidanceApproximation, resize_target, sample_guided
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.metrics import masked_psnr
+from guidedvd_ns.orbits import Trajectory
 from guidedvd_ns.point_render import PointCloud
 from guidedvd_ns.sequences import GeneratedSequence, SequenceScores
-from guidedvd_ns.trajectories import Trajectory
 
 if TYPE_CHECKING:
     from guidedvd_ns.priors.base import VideoPrior

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guidedvd_ns.evidence import frames_from_disk, frames_to_disk, write_evidence
 from guidedvd_ns.sequences import GeneratedSequence
-from guidedvd_ns.trajectories import TrajectoryPool
+from guidedvd_ns.trajectory_pool import TrajectoryPool
 
 FOLDER_NAME = "generated"
 """Beside `nerfstudio_models/`, never inside it: nerfstudio takes every file name there for a training step."""

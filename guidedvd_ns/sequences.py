@@ -9,7 +9,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from guidedvd_ns.trajectories import Trajectory
+from guidedvd_ns.orbits import Trajectory
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
+
+from guidedvd_ns.orbits import Placement, Trajectory, cameras_at, orbit, trajectory_to
+from guidedvd_ns.trajectory_pool import TrajectoryPool, shuffled
 
 RENDER_BATCH = 8  # candidates rendered in one call, which bounds memory at full resolution
 
@@ -80,153 +83,6 @@ class TrajectoryConfig:
             raise ValueError(f"trajectories.plan_resolution must be at least 1 pixel, got {self.plan_resolution}.")
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where a trajectory ends: a point on the sphere in front of one input view."""
-
-    view: int
-    """Index of the input view among the input cameras."""
-    scale: float
-    """Radius as a share of the depth at the input view's image centre."""
-    radius: float
-    """Radius of the sphere in scene units."""
-    azimuth: float
-    """Offset in degrees about the input camera's own up axis; positive moves the camera to its right."""
-    elevation: float
-    """Offset in degrees from the input camera's horizontal plane; positive moves the camera up."""
-
-
-@dataclass(frozen=True, eq=False)  # compared by identity: cameras hold tensors
-class Trajectory(Placement):
-    """A camera path from an input view to a placement that sees holes."""
-
-    hole_fraction: float
-    """Share of hole pixels in the guide's render at the last pose, after erosion."""
-    cameras: Cameras
-    """[L] cameras with the input view's intrinsics, without distortion and metadata; frame 0 is the input pose."""
-
-    @property
-    def name(self) -> str:
-        """A name that is unique in a pool and fit for file names."""
-        return f"view{self.view:03d}_scale{self.scale:.3g}_az{self.azimuth:+g}_el{self.elevation:+g}"
-
-    @property
-    def centre(self) -> Tensor:  # [3]
-        """The sphere's centre, which every camera of the trajectory looks at, in scene units."""
-        camera_to_world = self.cameras.camera_to_worlds[0]
-        return camera_to_world[:, 3] - self.radius * camera_to_world[:, 2]
-
-
-_PLACEMENT = ("view", "scale", "radius", "azimuth", "elevation")
-_SAVED = (*_PLACEMENT, "hole_fraction")
-
-
-class TrajectoryPool:
-    """The kept trajectories, drawn in shuffled rounds over the input views and, of each view, over its trajectories."""
-
-    def __init__(self, trajectories: tuple[Trajectory, ...] = ()) -> None:
-        self.trajectories = trajectories
-        self._views_left: list[int] = []
-        self._members_left: dict[int, list[int]] = {}
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.trajectories
-
-    def __len__(self) -> int:
-        return len(self.trajectories)
-
-    def draw(self, generator: torch.Generator) -> Trajectory:
-        """The next trajectory. A view comes again only when every view had its turn, likewise a view's trajectories.
-
-        Args:
-            generator: CPU generator that shuffles each new round.
-
-        Raises:
-            ValueError: The pool is empty.
-        """
-        if self.is_empty:
-            raise ValueError("There is no trajectory to draw: the pool is empty, check TrajectoryPool.is_empty first.")
-        if not self._views_left:
-            self._views_left = _shuffled(sorted({trajectory.view for trajectory in self.trajectories}), generator)
-        view = self._views_left.pop()
-        members = self._members_left.get(view) or _shuffled(
-            [index for index, trajectory in enumerate(self.trajectories) if trajectory.view == view], generator
-        )
-        self._members_left[view] = members
-        return self.trajectories[members.pop()]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Trajectories and drawing state as plain types, fit for a checkpoint read with `weights_only=True`."""
-        return {
-            "trajectories": [
-                {name: getattr(trajectory, name) for name in _SAVED} | {"num_frames": len(trajectory.cameras)}
-                for trajectory in self.trajectories
-            ],
-            "views_left": list(self._views_left),
-            "members_left": {view: list(members) for view, members in self._members_left.items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any], cameras: Cameras) -> None:
-        """Restore what `state_dict` returned.
-
-        Args:
-            state: The saved state.
-            cameras: [N] the input cameras that the trajectories were planned from; poses are rebuilt from them.
-
-        Raises:
-            ValueError: A saved trajectory belongs to an input view that `cameras` lacks.
-        """
-        trajectories = []
-        for entry in state["trajectories"]:
-            if entry["view"] >= len(cameras):
-                raise ValueError(
-                    f"The checkpoint has a trajectory of input view {entry['view']}, but there are only {len(cameras)} "
-                    "input views: resume with the data that the run was started with."
-                )
-            saved = Placement(*(entry[name] for name in _PLACEMENT))
-            trajectories.append(_trajectory(saved, entry["hole_fraction"], cameras, entry["num_frames"]))
-        self.trajectories = tuple(trajectories)
-        self._views_left = list(state["views_left"])
-        self._members_left = {view: list(members) for view, members in state["members_left"].items()}
-
-
-def orbit(
-    camera_to_world: Tensor,  # [3, 4]
-    radius: float,
-    azimuths: Tensor,  # [L]
-    elevations: Tensor,  # [L]
-) -> Tensor:  # [L, 3, 4]
-    """Poses on a sphere around the point `radius` in front of a camera, all of them pointed at that point.
-
-    The sphere's pole is the input camera's own up axis (robust where a capture's world up is unknown). The camera at
-    azimuth a and elevation e lies, seen from the centre and in the input camera's axes (right, up, back), in the
-    direction `(cos e sin a, sin e, cos e cos a)`; its right axis stays perpendicular to the pole, so it does not roll.
-    At offsets (0, 0) the result equals `camera_to_world` to the last bit.
-
-    Args:
-        camera_to_world: Input pose, OpenGL.
-        radius: Distance to the sphere's centre in scene units.
-        azimuths: Offsets in degrees.
-        elevations: Offsets in degrees.
-
-    Returns:
-        OpenGL poses, in the input's dtype and on its device.
-    """
-    rotation, position = camera_to_world[:, :3].double(), camera_to_world[:, 3].double()
-    azimuth = torch.deg2rad(azimuths.to(rotation))
-    elevation = torch.deg2rad(elevations.to(rotation))
-    sin_a, cos_a, sin_e, cos_e = azimuth.sin(), azimuth.cos(), elevation.sin(), elevation.cos()
-    zero = torch.zeros_like(sin_a)
-    right = torch.stack([cos_a, zero, -sin_a], dim=-1)
-    up = torch.stack([-sin_e * sin_a, cos_e, -sin_e * cos_a], dim=-1)
-    back = torch.stack([cos_e * sin_a, sin_e, cos_e * cos_a], dim=-1)
-    rotations = rotation @ torch.stack([right, up, back], dim=-1)
-    # The change of the back axis, not the centre, is added up: exactly zero at zero offsets.
-    positions = position + radius * (rotations[..., 2] - rotation[:, 2])
-    return torch.cat([rotations, positions[..., None]], dim=-1).to(camera_to_world)
-
-
 def hole_fraction(opacity: Tensor, threshold: float, erosion: int) -> Tensor:  # [L, H, W, 1] -> [L]
     """Share of hole pixels (opacity below the threshold) of each image that an `erosion` x `erosion` square leaves.
 
@@ -279,7 +135,7 @@ def plan(
     with torch.no_grad():
         for view in track(range(len(cameras)), "Planning trajectories", console=CONSOLE, transient=True):
             found = _plan_view(cameras, view, render, config, generator)
-            kept += [_trajectory(placement, fraction, cameras, num_frames) for placement, fraction in found]
+            kept += [trajectory_to(placement, fraction, cameras, num_frames) for placement, fraction in found]
     return TrajectoryPool(tuple(kept))
 
 
@@ -287,7 +143,7 @@ def _plan_view(
     cameras: Cameras, view: int, render: Render, config: TrajectoryConfig, generator: torch.Generator
 ) -> list[tuple[Placement, float]]:
     """The placements kept of one input view, with their hole fractions."""
-    own = _resized(_cameras_at(cameras, view, cameras.camera_to_worlds[view][None]), config.plan_resolution)
+    own = _resized(cameras_at(cameras, view, cameras.camera_to_worlds[view][None]), config.plan_resolution)
     depths = _input_depths(render(own), config)
     if depths is None:
         CONSOLE.log(f"Input view {view} gets no trajectories: the guide has no depth at its image centre.")
@@ -302,7 +158,7 @@ def _plan_view(
             if (azimuth, elevation) != (0.0, 0.0)
         ]
         if config.strategy == "random":
-            candidates = _shuffled(candidates, generator)[:count]
+            candidates = shuffled(candidates, generator)[:count]
         fractions, inside = _score(candidates, cameras, render, typical_depth, config)
         useful = [
             (candidate, fraction)
@@ -353,7 +209,7 @@ def _score(
             torch.tensor([candidate.azimuth for candidate in batch]),
             torch.tensor([candidate.elevation for candidate in batch]),
         )
-        full = _cameras_at(cameras, view, poses)
+        full = cameras_at(cameras, view, poses)
         full_width = int(full.width[0])
         seen = render(_resized(full, config.plan_resolution))
         erosion = scaled_erosion(config.erosion, seen.opacity.shape[2] / full_width)
@@ -362,34 +218,9 @@ def _score(
     return fractions, inside
 
 
-def _trajectory(placement: Placement, fraction: float, cameras: Cameras, num_frames: int) -> Trajectory:
-    """Poses from the input view to a placement, interpolated in the angles so that each lies on the sphere."""
-    progress = torch.linspace(0, 1, num_frames, dtype=torch.float64)
-    poses = orbit(
-        cameras.camera_to_worlds[placement.view],
-        placement.radius,
-        progress * placement.azimuth,
-        progress * placement.elevation,
-    )
-    return Trajectory(**asdict(placement), hole_fraction=fraction, cameras=_cameras_at(cameras, placement.view, poses))
-
-
-def _cameras_at(cameras: Cameras, view: int, poses: Tensor) -> Cameras:  # poses: [L, 3, 4]
-    """[L] cameras with the intrinsics of one input view. Distortion and metadata (camera index) stay behind."""
-    intrinsics = {
-        name: getattr(cameras, name)[view].expand(len(poses), 1).clone()
-        for name in ("fx", "fy", "cx", "cy", "width", "height", "camera_type")
-    }
-    return Cameras(camera_to_worlds=poses, **intrinsics)
-
-
 def _resized(cameras: Cameras, longest_side: int) -> Cameras:
     """The same cameras at a size whose longest side is at most `longest_side` pixels; changes its argument."""
     largest = int(torch.maximum(cameras.width, cameras.height).max())
     if largest > longest_side:
         cameras.rescale_output_resolution(longest_side / largest, scale_rounding_mode="round")
     return cameras
-
-
-def _shuffled(items: list, generator: torch.Generator) -> list:
-    return [items[index] for index in torch.randperm(len(items), generator=generator).tolist()]

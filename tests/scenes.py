@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,28 @@ def cameras(count: int = 1, width: int = 32, height: int = 24) -> Cameras:
     poses = torch.eye(4)[None, :3].repeat(count, 1, 1)
     poses[:, 0, 3] = 0.1 * torch.arange(count)
     return Cameras(poses, fx=float(width), fy=float(width), cx=width / 2, cy=height / 2, width=width, height=height)
+
+
+def random_pose(generator: torch.Generator) -> Tensor:
+    """A camera-to-world pose [3, 4], float64."""
+    rotation, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
+    rotation = rotation * torch.sign(torch.linalg.det(rotation))
+    return torch.cat([rotation, torch.randn(3, 1, generator=generator, dtype=torch.float64)], dim=1)
+
+
+def turned_cameras(count: int = 2, width: int = 40, height: int = 30) -> Cameras:
+    """Cameras that stand and look anywhere."""
+    generator = torch.Generator().manual_seed(3)
+    poses = torch.stack([random_pose(generator) for _ in range(count)]).float()
+    return Cameras(poses, fx=35.0, fy=36.0, cx=width / 2, cy=height / 2, width=width, height=height)
+
+
+def offsets(cameras: Cameras, view: int, pose: Tensor, radius: float) -> tuple[float, float]:
+    """Azimuth and elevation in degrees of a pose, measured from its position only."""
+    own = cameras.camera_to_worlds[view].double()
+    centre = own[:, 3] - radius * own[:, 2]
+    right, up, back = ((pose[:, 3].double() - centre) @ own[:, :3]).tolist()
+    return math.degrees(math.atan2(right, back)), math.degrees(math.asin(up / math.hypot(right, up, back)))
 
 
 def write_capture(folder: Path, num_train: int = 3, num_test: int = 2) -> Path:

@@ -17,11 +17,11 @@ from guidedvd_ns.generation import (
 )
 from guidedvd_ns.guidance import GuidanceApproximation
 from guidedvd_ns.guide import Guide
+from guidedvd_ns.orbits import Trajectory
 from guidedvd_ns.point_render import PointCloud
 from guidedvd_ns.priors.base import SamplerOverrides
 from guidedvd_ns.priors.inpainting import OpenCVInpainter
 from guidedvd_ns.sequences import GeneratedSequence
-from guidedvd_ns.trajectories import Trajectory
 from tests.analytic_prior import GreyPrior
 from tests.scenes import cameras, wall
 

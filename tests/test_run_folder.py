@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from guidedvd_ns.orbits import Trajectory
 from guidedvd_ns.run_folder import SequenceFolder
 from guidedvd_ns.sequences import GeneratedSequence, SequenceScores
-from guidedvd_ns.trajectories import Trajectory, TrajectoryPool
+from guidedvd_ns.trajectory_pool import TrajectoryPool
 from tests.scenes import cameras
 
 

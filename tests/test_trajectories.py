@@ -1,4 +1,5 @@
-import io
+"""Planning: which candidates see holes, which are kept, how large holes are counted."""
+
 import math
 from dataclasses import dataclass
 
@@ -9,39 +10,19 @@ from torch import Tensor
 
 from guidedvd_ns.trajectories import (
     TrajectoryConfig,
-    TrajectoryPool,
     hole_fraction,
     is_inside_geometry,
-    orbit,
     plan,
     scaled_erosion,
 )
+from guidedvd_ns.trajectory_pool import TrajectoryPool
+from tests.scenes import offsets, turned_cameras
 
 
 @dataclass(frozen=True)
 class Seen:
     opacity: Tensor
     depth: Tensor
-
-
-def random_pose(generator: torch.Generator) -> Tensor:
-    rotation, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
-    rotation = rotation * torch.sign(torch.linalg.det(rotation))
-    return torch.cat([rotation, torch.randn(3, 1, generator=generator, dtype=torch.float64)], dim=1)
-
-
-def make_cameras(count: int = 2, width: int = 40, height: int = 30) -> Cameras:
-    generator = torch.Generator().manual_seed(3)
-    poses = torch.stack([random_pose(generator) for _ in range(count)]).float()
-    return Cameras(poses, fx=35.0, fy=36.0, cx=width / 2, cy=height / 2, width=width, height=height)
-
-
-def offsets(cameras: Cameras, view: int, pose: Tensor, radius: float) -> tuple[float, float]:
-    """Azimuth and elevation in degrees of a pose, measured from its position only."""
-    own = cameras.camera_to_worlds[view].double()
-    centre = own[:, 3] - radius * own[:, 2]
-    right, up, back = ((pose[:, 3].double() - centre) @ own[:, :3]).tolist()
-    return math.degrees(math.atan2(right, back)), math.degrees(math.asin(up / math.hypot(right, up, back)))
 
 
 class FakeGuide:
@@ -65,50 +46,9 @@ class FakeGuide:
 
 
 def make_plan(config: TrajectoryConfig | None = None, seed: int = 0, **guide) -> tuple[TrajectoryPool, Cameras]:
-    cameras = make_cameras()
+    cameras = turned_cameras()
     generator = torch.Generator().manual_seed(seed)
     return plan(cameras, FakeGuide(cameras, **guide), config or TrajectoryConfig(erosion=1), generator), cameras
-
-
-def test_orbit_stays_on_the_sphere_points_at_its_centre_and_does_not_roll():
-    pose = random_pose(torch.Generator().manual_seed(0))
-    radius = 1.7
-    azimuths, elevations = torch.tensor([-30.0, 10.0, 25.0]), torch.tensor([7.5, -15.0, 60.0])
-    poses = orbit(pose, radius, azimuths, elevations)
-    centre = pose[:, 3] - radius * pose[:, 2]
-    to_centre = centre - poses[:, :, 3]
-    torch.testing.assert_close(to_centre.norm(dim=-1), torch.full((3,), radius, dtype=torch.float64))
-    torch.testing.assert_close(to_centre / radius, -poses[:, :, 2])  # OpenGL cameras look along -z
-    rotations = poses[:, :, :3]
-    torch.testing.assert_close(rotations @ rotations.mT, torch.eye(3, dtype=torch.float64).expand(3, 3, 3))
-    torch.testing.assert_close(torch.linalg.det(rotations), torch.ones(3, dtype=torch.float64))
-    torch.testing.assert_close(rotations[:, :, 0] @ pose[:, 1], torch.zeros(3, dtype=torch.float64))
-
-
-def test_orbit_moves_right_and_up_by_the_angles_asked_for():
-    cameras = make_cameras(1)
-    poses = orbit(cameras.camera_to_worlds[0], 2.5, torch.tensor([-30.0, 15.0]), torch.tensor([7.5, -15.0]))
-    assert offsets(cameras, 0, poses[0], 2.5) == pytest.approx((-30.0, 7.5), abs=1e-4)
-    assert offsets(cameras, 0, poses[1], 2.5) == pytest.approx((15.0, -15.0), abs=1e-4)
-
-
-def test_orbit_of_zero_offsets_is_the_input_pose_to_the_last_bit():
-    pose = make_cameras(1).camera_to_worlds[0]
-    assert torch.equal(orbit(pose, 3.3, torch.zeros(1), torch.zeros(1))[0], pose)
-
-
-def test_trajectory_starts_at_the_input_pose_and_goes_evenly_to_its_end():
-    pool, cameras = make_plan()
-    for trajectory in pool.trajectories:
-        poses = trajectory.cameras.camera_to_worlds
-        assert len(trajectory.cameras) == 25
-        assert torch.equal(poses[0], cameras.camera_to_worlds[trajectory.view])
-        end = offsets(cameras, trajectory.view, poses[-1], trajectory.radius)
-        middle = offsets(cameras, trajectory.view, poses[12], trajectory.radius)
-        assert end == pytest.approx((trajectory.azimuth, trajectory.elevation), abs=1e-2)
-        assert middle == pytest.approx((trajectory.azimuth / 2, trajectory.elevation / 2), abs=1e-2)
-        distances = (poses[:, :, 3] - trajectory.centre).norm(dim=-1)
-        torch.testing.assert_close(distances, torch.full((25,), trajectory.radius))
 
 
 def test_radius_is_the_centre_depth_times_the_scale():
@@ -117,7 +57,7 @@ def test_radius_is_the_centre_depth_times_the_scale():
 
 
 def test_trajectory_cameras_have_the_input_intrinsics_and_no_camera_index():
-    cameras = make_cameras()
+    cameras = turned_cameras()
     cameras.metadata = {"cam_idx": torch.arange(2)[:, None]}
     pool = plan(cameras, FakeGuide(cameras), TrajectoryConfig(erosion=1), torch.Generator())
     camera = pool.trajectories[0].cameras
@@ -187,7 +127,7 @@ def test_scene_without_holes_gives_an_empty_pool():
 
 
 def test_candidates_inside_geometry_are_left_out():
-    cameras = make_cameras()
+    cameras = turned_cameras()
     guide = FakeGuide(cameras)
 
     def render(views: Cameras) -> Seen:
@@ -202,7 +142,7 @@ def test_candidates_inside_geometry_are_left_out():
 
 
 def test_input_view_without_depth_at_its_centre_is_skipped():
-    cameras = make_cameras()
+    cameras = turned_cameras()
     guide = FakeGuide(cameras)
 
     def render(views: Cameras) -> Seen:
@@ -216,7 +156,7 @@ def test_input_view_without_depth_at_its_centre_is_skipped():
 
 
 def test_centre_depth_is_a_median_of_known_pixels():
-    cameras = make_cameras(1)
+    cameras = turned_cameras(1)
 
     def render(views: Cameras) -> Seen:
         opacity = torch.ones(len(views), 30, 40, 1)
@@ -231,7 +171,7 @@ def test_centre_depth_is_a_median_of_known_pixels():
 
 
 def test_planning_renders_at_most_at_the_plan_resolution():
-    cameras = make_cameras()
+    cameras = turned_cameras()
     guide = FakeGuide(cameras)
     plan(cameras, guide, TrajectoryConfig(plan_resolution=20), torch.Generator())
     assert guide.sizes == {(15, 20)}
@@ -248,7 +188,7 @@ def test_random_strategy_draws_the_same_number_blindly_and_by_seed():
 
 
 def test_erosion_scales_with_the_planning_resolution():
-    cameras = make_cameras(width=160, height=120)
+    cameras = turned_cameras(width=160, height=120)
     config = TrajectoryConfig(erosion=5, plan_resolution=40)
     pool = plan(cameras, FakeGuide(cameras), config, torch.Generator())
     # Five pixels of 160 are the smallest window, three, of 40: it takes one of the three columns at the border.
@@ -256,52 +196,9 @@ def test_erosion_scales_with_the_planning_resolution():
 
 
 def test_trajectories_are_as_long_as_asked():
-    cameras = make_cameras()
+    cameras = turned_cameras()
     pool = plan(cameras, FakeGuide(cameras), TrajectoryConfig(erosion=1), torch.Generator(), num_frames=7)
     assert {len(t.cameras) for t in pool.trajectories} == {7}
-
-
-def test_names_are_unique():
-    pool, _ = make_plan()
-    assert len({t.name for t in pool.trajectories}) == len(pool) == 12
-
-
-def test_draws_come_in_shuffled_rounds_of_views_and_of_trajectories():
-    pool, _ = make_plan()
-    generator = torch.Generator().manual_seed(0)
-    drawn = [pool.draw(generator) for _ in range(24)]
-    for start in range(0, 24, 2):
-        assert {t.view for t in drawn[start : start + 2]} == {0, 1}
-    for view in range(2):
-        names = [t.name for t in drawn if t.view == view]
-        assert set(names[:6]) == set(names[6:]) == {t.name for t in pool.trajectories if t.view == view}
-        assert names[:6] != names[6:]
-    assert len({tuple(t.view for t in drawn[start : start + 2]) for start in range(0, 24, 2)}) == 2
-
-
-def test_restored_pool_has_the_same_cameras_and_draws():
-    pool, cameras = make_plan()
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(3):
-        pool.draw(generator)
-    file = io.BytesIO()
-    torch.save({"pool": pool.state_dict(), "generator": generator.get_state()}, file)
-    file.seek(0)
-    state = torch.load(file, weights_only=True)
-    restored, restored_generator = TrajectoryPool(), torch.Generator()
-    restored.load_state_dict(state["pool"], cameras)
-    restored_generator.set_state(state["generator"])
-    for before, after in zip(pool.trajectories, restored.trajectories, strict=True):
-        assert (before.name, before.hole_fraction) == (after.name, after.hole_fraction)
-        assert torch.equal(before.cameras.camera_to_worlds, after.cameras.camera_to_worlds)
-    for _ in range(20):
-        assert pool.draw(generator).name == restored.draw(restored_generator).name
-
-
-def test_restoring_with_fewer_input_views_says_so():
-    pool, cameras = make_plan()
-    with pytest.raises(ValueError, match="only 1 input views"):
-        TrajectoryPool().load_state_dict(pool.state_dict(), cameras[:1])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 from guidedvd_ns.data.clips import ClipConfig, RoomClips, _Paths, _poses, concatenate_clips, lay_out_rooms
 from guidedvd_ns.data.rooms import HELD_OUT_SEEDS
-from guidedvd_ns.trajectories import orbit
+from guidedvd_ns.orbits import orbit
 
 TINY = ClipConfig(
     num_frames=3,

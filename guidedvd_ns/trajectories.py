@@ -18,10 +18,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
-from guidedvd_ns.orbits import Placement, Trajectory, cameras_at, orbit, trajectory_to
+from guidedvd_ns.free_space import SeenSpace
+from guidedvd_ns.orbits import Placement, Trajectory, cameras_at, orbit, path_to, trajectory_to
 from guidedvd_ns.trajectory_pool import TrajectoryPool, shuffled
 
 RENDER_BATCH = 8  # candidates rendered in one call, which bounds memory at full resolution
+PATH_CHECKS = 8  # positions along a path that must lie in free space
 
 
 class DepthRender(Protocol):
@@ -64,6 +66,9 @@ class TrajectoryConfig:
     """A known pixel is implausibly close when its depth is below this share of the input view's median depth."""
     inside_fraction: float = 0.5
     """Candidates with more than this share of implausibly close pixels are inside geometry, and left out."""
+    keep_in_free_space: bool = True
+    """Whether paths are left out on which a camera stands behind a surface that an input view sees, while no other view
+    sees past it. The random strategy stays blind."""
     centre_window: float = 0.05
     """Side of the window at the image centre whose median depth sets the radius, as a share of the image's sides."""
     plan_resolution: int = 320
@@ -133,14 +138,21 @@ def plan(
     """
     kept: list[Trajectory] = []
     with torch.no_grad():
+        looks = config.keep_in_free_space and config.strategy == "planned"
+        space = _seen_space(cameras, render, config) if looks else None
         for view in track(range(len(cameras)), "Planning trajectories", console=CONSOLE, transient=True):
-            found = _plan_view(cameras, view, render, config, generator)
+            found = _plan_view(cameras, view, render, config, generator, space)
             kept += [trajectory_to(placement, fraction, cameras, num_frames) for placement, fraction in found]
     return TrajectoryPool(tuple(kept))
 
 
 def _plan_view(
-    cameras: Cameras, view: int, render: Render, config: TrajectoryConfig, generator: torch.Generator
+    cameras: Cameras,
+    view: int,
+    render: Render,
+    config: TrajectoryConfig,
+    generator: torch.Generator,
+    space: SeenSpace | None,
 ) -> list[tuple[Placement, float]]:
     """The placements kept of one input view, with their hole fractions."""
     own = _resized(cameras_at(cameras, view, cameras.camera_to_worlds[view][None]), config.plan_resolution)
@@ -159,6 +171,8 @@ def _plan_view(
         ]
         if config.strategy == "random":
             candidates = shuffled(candidates, generator)[:count]
+        elif space is not None:
+            candidates = [candidate for candidate in candidates if _stays_in(space, candidate, cameras)]
         fractions, inside = _score(candidates, cameras, render, typical_depth, config)
         useful = [
             (candidate, fraction)
@@ -169,6 +183,21 @@ def _plan_view(
         # The sort is stable, so equal holes keep the candidates' order and planning is deterministic.
         kept += sorted(useful, key=lambda pair: pair[1], reverse=True)[:count]
     return kept
+
+
+def _seen_space(cameras: Cameras, render: Render, config: TrajectoryConfig) -> SeenSpace:
+    """What the input views see of the guide, each rendered at the planning resolution."""
+    own = [
+        _resized(cameras_at(cameras, view, cameras.camera_to_worlds[view][None]), config.plan_resolution)
+        for view in range(len(cameras))
+    ]
+    seen = [render(camera) for camera in own]
+    return SeenSpace(own, [view.depth[0] for view in seen], [view.opacity[0] >= config.hole_threshold for view in seen])
+
+
+def _stays_in(space: SeenSpace, candidate: Placement, cameras: Cameras) -> bool:
+    """Whether no position along the path to a candidate is hidden; the input view's own one needs no check."""
+    return not space.hides(path_to(candidate, cameras, PATH_CHECKS + 1)[1:, :, 3]).any()
 
 
 def _input_depths(render: DepthRender, config: TrajectoryConfig) -> tuple[float, float] | None:

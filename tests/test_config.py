@@ -126,6 +126,7 @@ def test_reference_is_the_default_but_for_the_authors_settings():
         "guidance_perceptual": "vgg19",
         "guidance_perceptual_weight": 1e-3,
         "trajectories.min_hole_fraction": 0.0,
+        "trajectories.keep_in_free_space": False,
         "trajectories.plan_resolution": 1600,
         "min_agreement": 0.0,
         "known_from_guide": False,

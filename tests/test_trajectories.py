@@ -8,6 +8,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from guidedvd_ns.orbits import Trajectory
 from guidedvd_ns.trajectories import (
     TrajectoryConfig,
     hole_fraction,
@@ -185,6 +186,81 @@ def test_random_strategy_draws_the_same_number_blindly_and_by_seed():
     assert len(set(names[0])) == 12
     fractions = [t.hole_fraction for seed in range(4) for t in make_plan(config, seed)[0].trajectories]
     assert min(fractions) < 3 / 40  # the planned ones all have 3 / 40
+
+
+class Corner:
+    """Walls at z = -4 and at x = 0.6. View 0 looks at the first, view 1 along the first at the second.
+
+    Cameras that are no input views see a strip of holes. What view 1 sees within `blind` of its image's middle (as a
+    share of the depth) is unknown.
+    """
+
+    def __init__(self, blind: float = 0.0) -> None:
+        self.blind = blind
+        ahead, to_the_right = torch.eye(3), torch.tensor([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]])
+        poses = torch.stack(
+            [
+                torch.cat([ahead, torch.zeros(3, 1)], dim=1),
+                torch.cat([to_the_right, torch.tensor([[-2.0], [0.0], [-0.5]])], dim=1),
+            ]
+        )
+        self.cameras = Cameras(poses, fx=40.0, fy=40.0, cx=20.0, cy=15.0, width=40, height=30)
+
+    def __call__(self, cameras: Cameras) -> Seen:
+        depths, opacities = [], []
+        for pose in cameras.camera_to_worlds:
+            rows, columns = torch.meshgrid(torch.arange(30), torch.arange(40), indexing="ij")
+            rays = torch.stack([(columns - 19.5) / 40, (14.5 - rows) / 40, -torch.ones(30, 40)], dim=-1)
+            rays = rays @ pose[:, :3].T
+            depth = torch.full((30, 40), torch.inf)
+            for axis, place in ((2, -4.0), (0, 0.6)):
+                distance = (place - pose[axis, 3]) / rays[..., axis]
+                depth = torch.where((distance > 0) & (distance < depth), distance, depth)
+            opacity = depth.isfinite().float()
+            if torch.equal(pose, self.cameras.camera_to_worlds[1]):
+                opacity[((columns - 19.5) / 40).abs() < self.blind] = 0
+            elif not torch.equal(pose, self.cameras.camera_to_worlds[0]):
+                opacity[:, :2] = 0
+            depths.append(depth[..., None])
+            opacities.append(opacity[..., None])
+        return Seen(torch.stack(opacities), torch.stack(depths))
+
+
+def _corner_plan(scene: Corner, **options) -> list[Trajectory]:
+    config = TrajectoryConfig(erosion=1, radius_scales=(1.0, 0.1), keep=(19, 19), **options)
+    pool = plan(scene.cameras, scene, config, torch.Generator().manual_seed(0))
+    return [trajectory for trajectory in pool.trajectories if trajectory.view == 0]
+
+
+def _furthest_right(trajectories: list[Trajectory], scale: float) -> float:
+    return max(float(t.cameras.camera_to_worlds[:, 0, 3].max()) for t in trajectories if t.scale == scale)
+
+
+def test_no_path_leads_through_a_wall():
+    anywhere = _corner_plan(Corner(), keep_in_free_space=False)
+    assert len(anywhere) == 38 and _furthest_right(anywhere, 1.0) == pytest.approx(2.0)
+    free = _corner_plan(Corner())
+    # What is left out is what goes to the right by 4 sin(15 deg) and more; pans of a tenth of that stay.
+    kept = {(t.scale, t.azimuth, t.elevation) for t in free}
+    assert kept == {(t.scale, t.azimuth, t.elevation) for t in anywhere if t.scale < 1 or t.azimuth <= 0}
+    assert _furthest_right(free, 1.0) == 0 and _furthest_right(free, 0.1) == pytest.approx(0.2)
+
+
+def test_a_path_that_only_ends_where_nobody_looks_is_left_out():
+    # View 1 does not see the end of the path to (30, 0), but a wall before its middle.
+    assert max(t.azimuth for t in _corner_plan(Corner(blind=0.05))) == 30
+    assert max(t.azimuth for t in _corner_plan(Corner(blind=0.05)) if t.scale == 1) <= 0
+
+
+def test_the_random_strategy_is_blind_to_walls():
+    names = [
+        [t.name for t in _corner_plan(Corner(), strategy="random", keep_in_free_space=keep)] for keep in (True, False)
+    ]
+    assert names[0] == names[1] and len(names[0]) == 38
+
+
+def test_without_a_candidate_there_is_nothing_to_plan():
+    assert _corner_plan(Corner(), azimuths=(0.0,), elevations=(0.0,)) == []
 
 
 def test_erosion_scales_with_the_planning_resolution():

@@ -1,0 +1,51 @@
+"""Where a camera may stand: what the input views see through is free, what lies behind their surfaces is not known."""
+
+from __future__ import annotations
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from guidedvd_ns.rasterization.cameras import camera_matrices
+
+
+class SeenSpace:
+    """Tells from the depth maps of all input views whether a position is hidden by a surface."""
+
+    def __init__(self, cameras: list[Cameras], depths: list[Tensor], known: list[Tensor], margin: float = 0.05) -> None:
+        """Keep what the input views see, in main memory.
+
+        Args:
+            cameras: N times [1], the input cameras at the size of the depth maps, which may differ from view to view.
+            depths: N maps [H, W, 1] of z-depth, scene units.
+            known: N maps [H, W, 1], bool, where the depth counts.
+            margin: How far behind a surface a position begins to be hidden, as a share of the surface's depth: depths
+                have errors.
+        """
+        matrices = [camera_matrices(camera) for camera in cameras]
+        self._views = [
+            (viewmats[0].cpu(), intrinsics[0].cpu(), depth.cpu(), mask.cpu())
+            for (viewmats, intrinsics), depth, mask in zip(matrices, depths, known, strict=True)
+        ]
+        self._margin = margin
+
+    def hides(self, positions: Tensor) -> Tensor:  # [..., 3] -> [...] bool, on the CPU
+        """Whether some input view sees a surface in front of a position, and none sees past it.
+
+        A position that no input view looks at is not hidden: nothing speaks against it.
+        """
+        blocked = torch.zeros(positions.shape[:-1], dtype=torch.bool)
+        free = torch.zeros_like(blocked)
+        for viewmat, intrinsics, depth, known in self._views:
+            height, width = depth.shape[:2]
+            local = positions.cpu().float() @ viewmat[:3, :3].T + viewmat[:3, 3]
+            pixel = local @ intrinsics.T
+            z = pixel[..., 2].clamp_min(1e-6)
+            column, row = (pixel[..., 0] / z).floor().long(), (pixel[..., 1] / z).floor().long()
+            inside = (local[..., 2] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            row, column = row.clamp(0, height - 1), column.clamp(0, width - 1)
+            surface = depth[row, column, 0]
+            judged = inside & known[row, column, 0]
+            free |= judged & (z <= surface)
+            blocked |= judged & (z > surface * (1 + self._margin))
+        return blocked & ~free

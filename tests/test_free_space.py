@@ -1,0 +1,86 @@
+"""Where a camera may stand, on scenes whose surfaces are planes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from guidedvd_ns.free_space import SeenSpace
+from tests.scenes import cameras, random_pose
+
+
+def _wall(distance: float = 2.0, view: int = 0) -> tuple:
+    """A camera at the origin (or 0.1 * `view` to its right) that looks along -z at a wall across all of its image."""
+    camera = cameras(view + 1)[view : view + 1]
+    return camera, torch.full((24, 32, 1), distance), torch.ones(24, 32, 1, dtype=torch.bool)
+
+
+def _space(*views: tuple, **options) -> SeenSpace:
+    seen, depths, known = (list(column) for column in zip(*views, strict=True))
+    return SeenSpace(seen, depths, known, **options)
+
+
+def _at(*position: float) -> Tensor:
+    return torch.tensor(position)
+
+
+def test_before_a_wall_is_free_and_behind_it_is_hidden():
+    space = _space(_wall(2.0))
+    positions = torch.tensor([[0.0, 0.0, -1.0], [0.3, -0.2, -1.99], [0.0, 0.0, -3.0], [0.9, -0.7, -2.5]])
+    assert space.hides(positions).tolist() == [False, False, True, True]
+    assert space.hides(positions.reshape(2, 2, 3)).tolist() == [[False, False], [True, True]]
+
+
+def test_hidden_begins_a_margin_behind_the_surface():
+    for margin in (0.05, 0.2):
+        space = _space(_wall(2.0), margin=margin)
+        assert not space.hides(_at(0, 0, -2 * (1 + margin) + 1e-3))
+        assert space.hides(_at(0, 0, -2 * (1 + margin) - 1e-3))
+
+
+def test_what_lies_beside_the_frustum_or_behind_the_camera_is_not_judged():
+    space = _space(_wall(2.0))
+    # At depth 3 the image's right border is 1.5 to the right, its upper one 1.125 above the middle.
+    inner, outer = torch.tensor([[1.49, 0, -3], [0, 1.12, -3]]), torch.tensor([[1.51, 0, -3], [0, 1.13, -3]])
+    assert space.hides(inner).all() and space.hides(-inner * _at(1, 1, -1)).all()
+    assert not space.hides(outer).any() and not space.hides(-outer * _at(1, 1, -1)).any()
+    assert not space.hides(torch.tensor([[0.0, 0.0, 3.0], [0.0, 0.0, 0.0]])).any()
+
+
+def test_what_another_view_sees_past_is_free():
+    past = _wall(5.0, view=1)
+    space = _space(_wall(2.0), past)
+    assert not space.hides(_at(0.1, 0, -4.0))
+    assert space.hides(_at(0.1, 0, -5.5))
+    # The second view's image ends 1.9 to the left at depth 4: there the first one's word counts.
+    assert space.hides(_at(-1.95, 0, -4.0))
+
+
+def test_unknown_pixels_say_nothing():
+    camera, depth, known = _wall(2.0)
+    known[:, :16], depth[:, :16] = False, float("nan")
+    space = _space((camera, depth, known))
+    assert space.hides(torch.tensor([[-0.5, 0, -3], [0.5, 0, -3]])).tolist() == [False, True]
+    assert not _space((camera, depth, torch.zeros_like(known))).hides(_at(0.5, 0, -3))
+
+
+def test_each_pixel_has_its_own_depth():
+    camera, depth, known = _wall(2.0)
+    depth[6, 20] = 4.0  # row 6 is above the middle, column 20 to the right of it
+    space = _space((camera, depth, known))
+    right, up = (20.5 - 16) / 32, (12 - 6.5) / 32
+    assert not space.hides(_at(3 * right, 3 * up, -3))
+    assert space.hides(torch.tensor([[3 * right, -3 * up, -3], [-3 * right, 3 * up, -3]])).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_verdict_moves_with_the_world(seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    pose = random_pose(generator).float()
+    positions = 4 * torch.rand(50, 3, generator=generator) - torch.tensor([2.0, 2.0, 4.0])
+    camera, depth, known = _wall(2.0)
+    expected = _space((camera, depth, known)).hides(positions)
+    camera.camera_to_worlds = pose[None]
+    moved = _space((camera, depth, known)).hides(positions @ pose[:, :3].T + pose[:, 3])
+    assert torch.equal(moved, expected) and 5 < expected.sum() < 45

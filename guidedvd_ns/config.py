@@ -152,6 +152,7 @@ def _authors_pipeline() -> GuidedVDPipelineConfig:
             sampling_sizes=((320, 448), (320, 512)),
             guidance_perceptual="vgg19",
             guidance_perceptual_weight=1e-3,
+            close_holes=1,
             trajectories=TrajectoryConfig(min_hole_fraction=0.0, keep_in_free_space=False, plan_resolution=1600),
             min_agreement=0.0,
             known_from_guide=False,

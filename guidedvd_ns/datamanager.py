@@ -76,6 +76,9 @@ class GuidedVDDataManagerConfig(FullImageDatamanagerConfig):
     """Cheaper gradients of the guidance; the defaults are exact."""
     hole_threshold: float = 0.9
     """Guide opacity (eta_mask) below which a pixel is left to the prior."""
+    close_holes: int = 3
+    """Side in pixels of the generated frames (odd) of the squares that must fit into a hole for it to be one: over
+    black, dark detail is half transparent and looks like specks of holes. 1 keeps every hole (the authors')."""
     trajectories: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     """Where sequences are generated."""
     generate_every: int = 260
@@ -255,6 +258,7 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
             # Without guidance nothing makes a sequence agree, and the ablation is about just that.
             min_agreement=config.min_agreement if config.guidance else 0.0,
             known_from_guide=config.known_from_guide,
+            close_holes=config.close_holes,
             antialias=config.antialias_guide,
         )
 

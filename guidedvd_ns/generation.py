@@ -38,6 +38,8 @@ class GenerationSettings:
     approximation: GuidanceApproximation = EXACT
     min_agreement: float = 0.0
     known_from_guide: bool = False
+    close_holes: int = 1
+    """Side (odd) in pixels of the sampled frames of the squares that must fit into a hole; 1 keeps every hole."""
     antialias: bool = True
     """Whether renders are averaged over their known pixels where they shrink; off resizes them as the authors do."""
 
@@ -103,17 +105,22 @@ class InlineGenerator:
             photograph: [H, W, 3] in [0, 1], the input view.
             mask: [H, W, 1], true where the photograph counts.
         """
-        started = time.perf_counter()
-        size = sampling_size(photograph.shape[:2], self.prior, self.settings.sizes)
+        started, settings = time.perf_counter(), self.settings
+        size = sampling_size(photograph.shape[:2], self.prior, settings.sizes)
         view = self.guide.render(trajectory.cameras)
-        known = view.known(self.settings.hole_threshold)
+        known = view.known(settings.hole_threshold)
         if mask is not None:
             known[0] &= mask.to(known.device).bool()
-        if self.settings.antialias:
+        if settings.antialias:
             # Black holes must not darken what is known at their borders.
             target, known = _averages(view.rgb, known.float(), size)
         else:
             target, known = resize_target(view.rgb, known, *size)
+        if settings.close_holes > 1:
+            closed = close_holes(known, settings.close_holes)
+            # A small hole keeps what was rendered there: it is dark because the photographs are.
+            target = torch.where(closed & ~known, resize(view.rgb, size), target)
+            known = closed
         photograph = photograph.to(target.device)
         if mask is None:
             reference = resize(photograph[None], size)[0]
@@ -244,6 +251,21 @@ def blend_known(
     return weight * guide + (1 - weight) * frames
 
 
+def close_holes(
+    known: Tensor,  # [L, h, w, 1] bool
+    side: int,
+) -> Tensor:  # [L, h, w, 1] bool
+    """Make known what of a hole no square of `side` pixels (odd) fits into: specks and lines, not what is unseen.
+
+    Over black, dark detail of a photograph is fitted by half-transparent Gaussians, whose opacity is that of a hole. In
+    terms of morphology the holes are opened; beyond the image's border a hole goes on.
+    """
+    hole = (~known).float().movedim(-1, 1)
+    eroded = 1 - F.max_pool2d(1 - hole, side, stride=1, padding=side // 2)
+    opened = F.max_pool2d(eroded, side, stride=1, padding=side // 2)
+    return (opened < 0.5).movedim(1, -1)
+
+
 def sampling_size(
     size: tuple[int, int] | torch.Size, prior: VideoPrior, choices: tuple[tuple[int, int], ...] = ()
 ) -> tuple[int, int]:
@@ -292,6 +314,10 @@ def _check_settings(prior: VideoPrior, settings: GenerationSettings) -> None:
                 f"--pipeline.datamanager.sampling-sizes has {size[0]}x{size[1]}, but this prior samples multiples"
                 f" of {prior.size_multiple} only."
             )
+    if settings.close_holes < 1 or settings.close_holes % 2 == 0:
+        raise ValueError(
+            f"--pipeline.datamanager.close-holes must be an odd number of pixels, got {settings.close_holes}."
+        )
     if settings.approximation.space == "latents" and settings.perceptual != "none":
         raise ValueError(
             "Guidance in latent space has no perceptual term: give --pipeline.datamanager.guidance-perceptual none, or"

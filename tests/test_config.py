@@ -131,6 +131,7 @@ def test_reference_is_the_default_but_for_the_authors_settings():
         "min_agreement": 0.0,
         "known_from_guide": False,
         "antialias_guide": False,
+        "close_holes": 1,
     }
     model = {
         "reset_recovery_steps": 0,

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from nerfstudio.cameras.cameras import Cameras
 
 from guidedvd_ns.generation import (
     GenerationSettings,
     InlineGenerator,
     InpaintingGenerator,
     blend_known,
+    close_holes,
     fit_size,
     resize,
     sampling_size,
     score_sequence,
 )
 from guidedvd_ns.guidance import GuidanceApproximation
-from guidedvd_ns.guide import Guide
+from guidedvd_ns.guide import Guide, GuideRender
 from guidedvd_ns.orbits import Trajectory
 from guidedvd_ns.point_render import PointCloud
 from guidedvd_ns.priors.base import SamplerOverrides
@@ -113,6 +117,8 @@ def test_settings_that_cannot_be_sampled_are_refused_at_once():
         _generator(sizes=((24, 32), (24, 30)))
     with pytest.raises(ValueError, match="sampler.num-frames must be at least 2"):
         _generator(prior=GreyPrior(num_frames=1))
+    with pytest.raises(ValueError, match="close-holes must be an odd number of pixels, got 4"):
+        _generator(close_holes=4)
     with pytest.raises(ValueError, match="latent space has no perceptual term"):
         _generator(perceptual="vgg19", approximation=GuidanceApproximation(space="latents"))
 
@@ -197,6 +203,69 @@ def test_known_pixels_come_from_the_guide_up_to_a_soft_border():
     row = blend_known(frames, guide, known)[0, 4, :, 0]
     assert row[:8].allclose(torch.ones(8)) and row[10:].abs().max() == 0
     assert row[8].item() == pytest.approx(0.6) and row[9].item() == pytest.approx(0.2)
+
+
+def _holes(*parts: tuple[slice, slice]) -> torch.Tensor:
+    """A frame [1, 24, 32, 1] that is known but for some rectangles."""
+    known = torch.ones(1, 24, 32, 1, dtype=torch.bool)
+    for rows, columns in parts:
+        known[0, rows, columns] = False
+    return known
+
+
+def test_specks_and_lines_are_no_holes_and_larger_ones_stay_to_the_pixel():
+    line, speck = (slice(10, 11), slice(0, 32)), (slice(3, 5), slice(4, 6))
+    hole = (slice(16, 21), slice(9, 14))
+    assert close_holes(_holes(line, speck), 3).all()
+    assert torch.equal(close_holes(_holes(line, speck, hole), 3), _holes(hole))
+    assert torch.equal(close_holes(_holes(hole), 5), _holes(hole))
+    assert close_holes(_holes(hole), 7).all()
+
+
+def test_a_diagonal_line_is_closed_and_a_line_beside_a_hole_is_cut_off():
+    diagonal = ~torch.eye(24, 32, dtype=torch.bool)[None, ..., None]
+    assert close_holes(diagonal, 3).all()
+    hole, tail = (slice(8, 16), slice(8, 16)), (slice(12, 13), slice(16, 30))
+    assert torch.equal(close_holes(_holes(hole, tail), 3), _holes(hole))
+
+
+def test_holes_go_on_beyond_the_border():
+    border = [(slice(0, 24), slice(30, 32)), (slice(0, 2), slice(5, 8)), (slice(22, 24), slice(0, 2))]
+    for part in border:
+        assert torch.equal(close_holes(_holes(part), 3), _holes(part))
+
+
+def test_closing_holes_by_a_pixel_changes_nothing_and_twice_is_once():
+    known = torch.rand(3, 24, 32, 1) > 0.7
+    assert torch.equal(close_holes(known, 1), known)
+    closed = close_holes(known, 3)
+    assert (closed | ~known).all() and known.sum() < closed.sum() < known.numel()
+    assert torch.equal(close_holes(closed, 3), closed)
+    for index in range(3):
+        assert torch.equal(close_holes(known[index : index + 1], 3), closed[index : index + 1])
+
+
+class _Striped(Guide):
+    """Grey all over; transparent in a square, half transparent and dark in a line two pixels wide."""
+
+    def render(self, cameras: Cameras) -> GuideRender:
+        opacity = torch.ones(len(cameras), 24, 32, 1)
+        opacity[:, 4:14, 4:14], opacity[:, :, 20:22] = 0.3, 0.5
+        return GuideRender(rgb=(0.4 * opacity).repeat(1, 1, 1, 3), opacity=opacity, depth=torch.ones_like(opacity))
+
+
+def test_a_closed_hole_keeps_its_dark_render_and_an_open_one_is_left_to_the_prior():
+    sequences = {}
+    for side in (1, 3):
+        generator = InlineGenerator(GreyPrior(), _Striped(), GenerationSettings(close_holes=side), 0)
+        generator.submit(0, replace(_trajectory(), cameras=cameras(4)), torch.full((24, 32, 3), 0.4))
+        generator.advance(5)
+        sequences[side] = generator.poll()
+    square, line = (slice(4, 14), slice(4, 14)), (slice(0, 24), slice(20, 22))
+    assert torch.equal(sequences[1].known, _holes(square, line).expand(4, -1, -1, -1))
+    assert torch.equal(sequences[3].known, _holes(square).expand(4, -1, -1, -1))
+    torch.testing.assert_close(sequences[3].guide[:, :, 20:22], torch.full((4, 24, 2, 3), 0.2))
+    assert torch.equal(sequences[3].guide[:, :, :20], sequences[1].guide[:, :, :20])
 
 
 @pytest.mark.parametrize(("size", "expected"), [((24, 32), (24, 32)), ((480, 640), (24, 32)), ((640, 360), (36, 20))])

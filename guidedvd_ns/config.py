@@ -20,6 +20,7 @@ from guidedvd_ns.model import GuidedVDSplatModelConfig
 from guidedvd_ns.pipeline import GuidedVDPipelineConfig
 from guidedvd_ns.priors.base import authors_sampling
 from guidedvd_ns.schedule import PhaseDecaySchedulerConfig
+from guidedvd_ns.seeding import SeedingConfig
 from guidedvd_ns.trajectories import TrajectoryConfig
 
 allow_numpy_scalars()
@@ -158,6 +159,7 @@ def _authors_pipeline() -> GuidedVDPipelineConfig:
             known_from_guide=False,
             antialias_guide=False,
         ),
+        seeding=SeedingConfig(frames=0),
         model=GuidedVDSplatModelConfig(
             reset_recovery_steps=0,
             perceptual="vgg19",

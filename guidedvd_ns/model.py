@@ -10,6 +10,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from gsplat.strategy.ops import _update_param_with_optimizer
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
 from torch import Tensor
@@ -17,6 +18,10 @@ from torch import Tensor
 from guidedvd_ns.gaussians import PARAMETER_NAMES, render_gaussians
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.schedule import Schedule
+from guidedvd_ns.seeding import Seeds
+
+INITIAL_OPACITY = 0.1
+"""Opacity that Gaussians begin with, in Splatfacto as in the paper."""
 
 
 @dataclass
@@ -94,7 +99,7 @@ class GuidedVDSplatModel(SplatfactoModel):
             super().populate_modules()
         self.seed_points = seed_points
         if seed_points is not None and len(seed_points[1]) > 0 and not self.config.random_init:
-            self.gauss_params["features_dc"].data = _initial_colors(seed_points[1], self.config.sh_degree)
+            self.gauss_params["features_dc"].data = _initial_colors(seed_points[1].float() / 255, self.config.sh_degree)
         self.__dict__["initial"] = {name: self.gauss_params[name].detach().clone() for name in PARAMETER_NAMES}
         self.follow(self.schedule, self.scene_extent)
 
@@ -128,6 +133,45 @@ class GuidedVDSplatModel(SplatfactoModel):
             self.gauss_params[name].grad = None
             optimizers[name].state.clear()
         self.follow(self.schedule, self.scene_extent)
+
+    @torch.no_grad()
+    def add(self, seeds: Seeds, optimizers: dict[str, torch.optim.Optimizer]) -> None:
+        """Take in new Gaussians, round and as opaque as the initial ones, after those that are there.
+
+        Nothing changes for the old ones: they keep their values, the optimizers' moments and the statistics that
+        densification has collected; the new ones begin with none of either.
+        """
+        count = len(seeds.means)
+        means = self.gauss_params["means"]
+        new = {name: means.new_zeros(count, *self.gauss_params[name].shape[1:]) for name in PARAMETER_NAMES}
+        new["means"] = seeds.means.to(means)
+        new["scales"] = seeds.sizes.to(means).log()[:, None].expand(-1, 3)
+        new["quats"][:, 0] = 1
+        new["features_dc"] = _initial_colors(seeds.colors.to(means), self.config.sh_degree)
+        new["opacities"] = torch.logit(torch.full_like(new["opacities"], INITIAL_OPACITY))
+        # As densification does it: new parameter objects, because autograd remembers the size of the old ones.
+        _update_param_with_optimizer(
+            lambda name, values: torch.nn.Parameter(torch.cat([values, new[name]])),
+            lambda _, moments: torch.cat([moments, moments.new_zeros(count, *moments.shape[1:])]),
+            self.gauss_params,  # type: ignore
+            optimizers,
+            list(PARAMETER_NAMES),
+        )
+        for key, statistics in self.strategy_state.items():
+            if isinstance(statistics, Tensor):
+                self.strategy_state[key] = torch.cat([statistics, statistics.new_zeros(count)])
+
+    @torch.no_grad()
+    def opacity_of(self, camera: Cameras) -> Tensor:  # [H, W, 1] in [0, 1]
+        """How opaque the scene is to one camera as it stands, in its own pose: no camera optimizer, no crop."""
+        gaussians = {name: self.gauss_params[name] for name in PARAMETER_NAMES}
+        return render_gaussians(
+            gaussians,
+            camera,
+            active_sh_degree=self.active_sh_degree,
+            with_depth=False,
+            rasterize_mode=self.config.rasterize_mode,
+        ).opacity[0]
 
     @property
     def active_sh_degree(self) -> Optional[int]:
@@ -265,10 +309,9 @@ class GuidedVDSplatModel(SplatfactoModel):
 
 
 def _initial_colors(rgb: Tensor, sh_degree: int) -> Tensor:
-    """Splatfacto's `features_dc` [N, 3] for seed colours [N, 3] in 0..255."""
-    values = rgb.float() / 255
+    """Splatfacto's `features_dc` [N, 3] for colours [N, 3] in [0, 1]."""
     # Half a grey level away from 0 and 1: the logit of pure black or white would have no gradient left.
-    return RGB2SH(values) if sh_degree > 0 else torch.logit(values, eps=0.5 / 255)
+    return RGB2SH(rgb) if sh_degree > 0 else torch.logit(rgb, eps=0.5 / 255)
 
 
 def _is_smaller(image: Tensor, other: Tensor) -> bool:

@@ -22,12 +22,14 @@ from torch import Tensor
 
 from guidedvd_ns.datamanager import GuidedVDDataManager, GuidedVDDataManagerConfig
 from guidedvd_ns.evidence import image_strip
+from guidedvd_ns.free_space import SeenSpace
 from guidedvd_ns.gaussians import PARAMETER_NAMES
 from guidedvd_ns.guide import Guide, load_guide
 from guidedvd_ns.metrics import masked_psnr
 from guidedvd_ns.model import GuidedVDSplatModel, GuidedVDSplatModelConfig
 from guidedvd_ns.run_folder import SequenceFolder
 from guidedvd_ns.schedule import Schedule, follow_schedule
+from guidedvd_ns.seeding import SeedingConfig, seeds_of
 from guidedvd_ns.sequences import GeneratedSequence
 from guidedvd_ns.viewer import GenerationPanel
 
@@ -43,6 +45,8 @@ class GuidedVDPipelineConfig(VanillaPipelineConfig):
     """The Gaussians and their losses."""
     generate: bool = True
     """Whether to generate views at all; off trains the second phase on the photographs alone (an ablation)."""
+    seeding: SeedingConfig = field(default_factory=SeedingConfig)
+    """Gaussians that begin where a sequence shows what the scene does not have."""
     guide_fraction: float = 0.5
     """Share of the run's steps that fit the guide; the paper's two phases are equally long."""
     guide_config: Optional[Path] = None
@@ -70,6 +74,7 @@ class GuidedVDPipeline(VanillaPipeline):
         self.gaussians.__dict__["guide"] = self.guide
         self.schedule: Schedule | None = None
         self._begun = False
+        self._space: SeenSpace | None = None
         # What is shown as a hole is what is left to the prior.
         self.gaussians.hole_threshold = config.datamanager.hole_threshold
         self.generation = GenerationPanel()
@@ -191,8 +196,22 @@ class GuidedVDPipeline(VanillaPipeline):
                 self._show(number, cameras, frames, kept=True)
         finished = self.datamanager.advance_generation(schedule.phase_step(step), schedule)
         if finished is not None:
+            if finished.kept and self.config.seeding.frames > 0:
+                self._seed(finished, trainer.optimizers)
             _write_to_tensorboard(finished, step)
             self._show(finished.number, finished.trajectory.cameras, finished.frames, finished.kept)
+
+    def _seed(self, sequence: GeneratedSequence, optimizers: Optimizers) -> None:
+        """Begin Gaussians where the sequence shows surfaces and the scene has nothing yet."""
+        if self._space is None:
+            cameras = self.datamanager.input_cameras
+            views = [cameras[number : number + 1] for number in range(len(cameras))]
+            seen = [self.guide.render(view) for view in views]
+            known = [view.known(self.config.datamanager.hole_threshold)[0] for view in seen]
+            self._space = SeenSpace(views, [view.depth[0] for view in seen], known)
+        seeds = seeds_of(sequence, self.guide, self.gaussians.opacity_of, self.config.seeding, self._space)
+        self.gaussians.add(seeds, optimizers.optimizers)
+        CONSOLE.log(f"Sequence {sequence.number} begins {len(seeds.means)} Gaussians.")
 
     def _show(self, number: int, cameras: Cameras, frames: Tensor, kept: bool) -> None:
         self.generation.show(number, cameras, frames, kept)

@@ -18,6 +18,8 @@ from guidedvd_ns.guidance import GuidanceApproximation
 from guidedvd_ns.model import GuidedVDSplatModelConfig
 from guidedvd_ns.pipeline import GuidedVDPipelineConfig
 from guidedvd_ns.priors.base import SamplerOverrides
+from guidedvd_ns.seeding import SeedingConfig
+from guidedvd_ns.trajectories import TrajectoryConfig
 
 
 def _config(device: str) -> GuidedVDTrainerConfig:
@@ -142,6 +144,7 @@ def test_reference_is_the_default_but_for_the_authors_settings():
     }
     wanted: dict[str, object] = {"method_name": "guidedvd-splat-reference", "max_num_iterations": 20_000}
     wanted |= {f"pipeline.datamanager.{name}": value for name, value in datamanager.items()}
+    wanted["pipeline.seeding.frames"] = 0
     wanted |= {f"pipeline.model.{name}": value for name, value in model.items()}
     assert differences == wanted
 
@@ -169,6 +172,7 @@ def test_every_switch_answers_at_the_command_line():
     arguments += "--pipeline.guide-fraction 0.3 --pipeline.datamanager.trajectories.strategy random".split()
     arguments += "--pipeline.model.perceptual none --pipeline.datamanager.guidance False".split()
     arguments += (
+        "--pipeline.seeding.frames 5 --pipeline.datamanager.close-holes 5 "
         "--pipeline.generate False --pipeline.datamanager.local-sampling False guidedvd-data --train-views 6".split()
     )
     config = tyro.cli(
@@ -178,6 +182,7 @@ def test_every_switch_answers_at_the_command_line():
     )
     assert isinstance(config.pipeline, GuidedVDPipelineConfig)
     assert config.pipeline.guide_fraction == 0.3 and not config.pipeline.generate
+    assert config.pipeline.seeding == SeedingConfig(frames=5) and config.pipeline.datamanager.close_holes == 5
     assert config.pipeline.datamanager.trajectories.strategy == "random"
     assert config.pipeline.datamanager.dataparser.train_views == 6
     assert config.pipeline.datamanager.sampler == SamplerOverrides(num_steps=7)
@@ -223,6 +228,8 @@ def test_every_field_of_our_configs_is_documented():
         datamanager,
         SamplerOverrides,
         GuidanceApproximation,
+        TrajectoryConfig,
+        SeedingConfig,
     ):
         for field in dataclasses.fields(config):
             if field.name != "_target" and field.name in config.__annotations__:

@@ -10,6 +10,7 @@ from guidedvd_ns.gaussians import PARAMETER_NAMES
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.model import GuidedVDSplatModel, GuidedVDSplatModelConfig
 from guidedvd_ns.schedule import Schedule
+from guidedvd_ns.seeding import Seeds
 from tests.scenes import cameras, wall
 
 
@@ -165,6 +166,97 @@ def test_restart_brings_the_initial_points_back():
     model.restart(optimizers)
     assert all(torch.equal(model.gauss_params[name], initial[name]) for name in PARAMETER_NAMES)
     assert id(model.means) == identity and not optimizers["means"].state
+
+
+def _seeds(count: int = 5) -> Seeds:
+    generator = torch.Generator().manual_seed(1)
+    means = torch.rand(count, 3, generator=generator) - torch.tensor([0.5, 0.5, 2.5])
+    return Seeds(means, torch.rand(count, 3, generator=generator), 0.05 + 0.1 * torch.rand(count, generator=generator))
+
+
+@pytest.mark.parametrize("sh_degree", [0, 3])
+def test_added_gaussians_are_as_asked_and_leave_the_others_alone(sh_degree: int):
+    model, seeds = _model(sh_degree=sh_degree), _seeds()
+    optimizers = _optimizers(model)
+    before = {name: parameter.detach().clone() for name, parameter in model.gauss_params.items()}
+    model.add(seeds, optimizers)
+    for name in PARAMETER_NAMES:
+        assert torch.equal(model.gauss_params[name][:60], before[name]) and len(model.gauss_params[name]) == 65
+        assert optimizers[name].param_groups[0]["params"] == [model.gauss_params[name]]
+        assert model.gauss_params[name].requires_grad and model.gauss_params[name].is_leaf
+    assert torch.equal(model.means[60:], seeds.means)
+    torch.testing.assert_close(model.colors[60:], seeds.colors, atol=0.51 / 255, rtol=0)
+    torch.testing.assert_close(model.scales[60:].exp(), seeds.sizes[:, None].expand(5, 3))
+    assert torch.equal(model.quats[60:], torch.tensor([1.0, 0, 0, 0]).expand(5, 4))
+    torch.testing.assert_close(torch.sigmoid(model.opacities[60:]), torch.full((5, 1), 0.1))
+    assert model.features_rest[60:].abs().sum() == 0
+
+
+def test_added_gaussians_have_no_moments_and_no_statistics_yet():
+    model = _model()
+    optimizers = _optimizers(model)
+    for step in (11, 12):
+        _train_step(model, step)
+        for optimizer in optimizers.values():
+            optimizer.step()
+    old_moments = {name: dict(optimizers[name].state[model.gauss_params[name]]) for name in PARAMETER_NAMES}
+    old_statistics = {key: model.strategy_state[key].clone() for key in ("grad2d", "count")}
+    assert old_statistics["count"].max() == 4 and old_moments["means"]["exp_avg_sq"].max() > 0
+    model.add(_seeds(), optimizers)
+    for name in PARAMETER_NAMES:
+        assert len(optimizers[name].state) <= 1
+        state = optimizers[name].state[model.gauss_params[name]]
+        assert state.keys() == old_moments[name].keys()
+        for key in state.keys() - {"step"}:
+            assert torch.equal(state[key][:60], old_moments[name][key])
+            assert state[key].shape == model.gauss_params[name].shape and not state[key][60:].any()
+    assert optimizers["means"].state[model.means]["step"] == 2
+    for key, old in old_statistics.items():
+        assert torch.equal(model.strategy_state[key], torch.cat([old, torch.zeros(5)]))
+
+
+def test_added_gaussians_are_round_blobs_of_their_colour():
+    model = _model()
+    with torch.no_grad():
+        model.opacities.fill_(-20.0)
+    # Through the centre of pixel (12, 16): a standard deviation of 1.6 pixels, 32 * 0.1 / 2.
+    seed = Seeds(torch.tensor([[0.5, -0.5, -32.0]]) / 16, torch.tensor([[0.2, 0.5, 0.8]]), torch.tensor([0.1]))
+    model.add(seed, _optimizers(model))
+    model.eval()
+    with torch.no_grad():
+        outputs = model.get_outputs(cameras())
+    rows, columns = torch.meshgrid(torch.arange(24) - 12.0, torch.arange(32) - 16.0, indexing="ij")
+    expected = 0.1 * torch.exp(-0.5 * (rows**2 + columns**2) / (1.6**2 + 0.3))  # 0.3: the rasterizer's low-pass filter
+    expected[expected < 1 / 255] = 0
+    torch.testing.assert_close(outputs["accumulation"][..., 0], expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(outputs["rgb"], expected[..., None] * seed.colors[0], atol=1e-3, rtol=0)
+    assert torch.equal(model.opacity_of(cameras()), outputs["accumulation"])
+
+
+def test_added_gaussians_learn_and_densify():
+    model = _model(densify_grad_thresh=0.0)
+    optimizers = _optimizers(model)
+    _train_step(model, step=11)
+    model.add(_seeds(), optimizers)
+    for optimizer in optimizers.values():
+        optimizer.zero_grad()
+    _train_step(model, step=12)
+    for optimizer in optimizers.values():
+        optimizer.step()
+    assert ((model.means[60:] - _seeds().means).abs().amax(dim=1) > 1e-3).all()
+    assert model.strategy_state["count"][60:].tolist() == [2] * 5
+    _train_step(model, step=10 + 60)
+    assert len(model.means) > 65
+    assert all(len(model.gauss_params[name]) == len(model.means) for name in PARAMETER_NAMES)
+
+
+def test_adding_before_the_first_step_and_adding_nothing_work():
+    model = _model()
+    optimizers = _optimizers(model)
+    model.add(_seeds(), optimizers)
+    model.add(_seeds(0), optimizers)
+    _train_step(model, step=11)
+    assert len(model.means) == len(model.strategy_state["count"]) == 65
 
 
 def test_generated_l1_is_taken_at_the_priors_resolution():

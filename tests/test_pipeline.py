@@ -18,7 +18,9 @@ from PIL import Image
 
 from guidedvd_ns.config import GuidedVDTrainerConfig, guidedvd_splat
 from guidedvd_ns.gaussians import PARAMETER_NAMES
+from guidedvd_ns.model import GuidedVDSplatModel
 from guidedvd_ns.pipeline import GuidedVDPipeline
+from guidedvd_ns.seeding import Seeds
 from tests.scenes import write_capture, write_prior
 
 STEPS = 24
@@ -240,6 +242,56 @@ def test_resume_from_a_folder_without_checkpoints_is_refused(trained, capture, p
     resumed = _config(capture, prior, tmp_path, steps=2, resume=config.get_base_dir())
     with pytest.raises(FileNotFoundError, match="nerfstudio_models"):
         resumed.setup(local_rank=0, world_size=1)
+
+
+@pytest.fixture
+def seeded(monkeypatch) -> list[Seeds]:
+    """What the model is asked to take in."""
+    given, add = [], GuidedVDSplatModel.add
+
+    def record(model: GuidedVDSplatModel, seeds: Seeds, optimizers: dict) -> None:
+        given.append(seeds)
+        add(model, seeds, optimizers)
+
+    monkeypatch.setattr(GuidedVDSplatModel, "add", record)
+    return given
+
+
+def test_kept_sequences_begin_gaussians_that_a_resumed_run_still_has(seeded, capture, prior, tmp_path):
+    config = _config(capture, prior, tmp_path / "first")
+    config.pipeline.seeding.frames = 2
+    # No Gaussian is split, cloned or pruned: what is more than the initial points was begun.
+    config.pipeline.model.densify_grad_thresh, config.pipeline.model.cull_alpha_thresh = 1e9, 0.0
+    torch.manual_seed(0)
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    initial = len(trainer.pipeline.model.means)
+    config.max_num_iterations = STEPS // 2 + 7
+    trainer.train()
+    begun = sum(len(seeds.means) for seeds in seeded)
+    assert len(seeded) == len(trainer.pipeline.datamanager.store) == 2 and begun > 50
+    assert len(trainer.pipeline.model.means) == initial + begun
+    # The guide is frozen before the first of them, and they go on learning.
+    assert len(trainer.pipeline.guide.means) == initial
+    first = slice(initial, initial + len(seeded[0].means))
+    assert not torch.equal(trainer.pipeline.model.means[first], seeded[0].means)
+    resumed = _config(capture, prior, tmp_path / "second", steps=2, resume=config.get_checkpoint_dir())
+    again = resumed.setup(local_rank=0, world_size=1)
+    again.setup()
+    for name in PARAMETER_NAMES:
+        expected, parameter = (run.pipeline.model.gauss_params[name] for run in (trainer, again))
+        assert torch.equal(parameter, expected)
+        assert parameter is again.optimizers.optimizers[name].param_groups[0]["params"][0]
+    again.train()
+    assert len(again.pipeline.datamanager.store) >= 2
+
+
+@pytest.mark.parametrize(("frames", "min_agreement"), [(0, 0.0), (2, 1000.0)])
+def test_without_seeding_or_a_kept_sequence_nothing_begins(frames, min_agreement, seeded, capture, prior, tmp_path):
+    config = _config(capture, prior, tmp_path, steps=8)
+    config.pipeline.seeding.frames, config.pipeline.datamanager.min_agreement = frames, min_agreement
+    pipeline = _train(config).pipeline
+    assert pipeline.folder.counts()[1] > 0 and seeded == []
 
 
 @pytest.mark.parametrize("mistake", ["prior", "perceptual"])

@@ -1,6 +1,8 @@
-"""Where a camera may stand: what the input views see through is free, what lies behind their surfaces is not known."""
+"""What the input views see through is free, what lies behind the surfaces that they see is not known."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -10,7 +12,7 @@ from guidedvd_ns.rasterization.cameras import camera_matrices
 
 
 class SeenSpace:
-    """Tells from the depth maps of all input views whether a position is hidden by a surface."""
+    """Tells from the depth maps of all input views whether a position is hidden by a surface or lies before one."""
 
     def __init__(self, cameras: list[Cameras], depths: list[Tensor], known: list[Tensor], margin: float = 0.05) -> None:
         """Keep what the input views see, in main memory.
@@ -19,8 +21,8 @@ class SeenSpace:
             cameras: N times [1], the input cameras at the size of the depth maps, which may differ from view to view.
             depths: N maps [H, W, 1] of z-depth, scene units.
             known: N maps [H, W, 1], bool, where the depth counts.
-            margin: How far behind a surface a position begins to be hidden, as a share of the surface's depth: depths
-                have errors.
+            margin: How far behind a surface a position begins to be hidden, and how far before it to be seen past, as a
+                share of the surface's depth: depths have errors.
         """
         matrices = [camera_matrices(camera) for camera in cameras]
         self._views = [
@@ -36,6 +38,20 @@ class SeenSpace:
         """
         blocked = torch.zeros(positions.shape[:-1], dtype=torch.bool)
         free = torch.zeros_like(blocked)
+        for z, surface, judged in self._against_surfaces(positions):
+            free |= judged & (z <= surface)
+            blocked |= judged & (z > surface * (1 + self._margin))
+        return blocked & ~free
+
+    def sees_past(self, positions: Tensor) -> Tensor:  # [..., 3] -> [...] bool, on the CPU
+        """Whether some input view sees a surface well behind a position: what stood there would hide it."""
+        free = torch.zeros(positions.shape[:-1], dtype=torch.bool)
+        for z, surface, judged in self._against_surfaces(positions):
+            free |= judged & (z < surface * (1 - self._margin))
+        return free
+
+    def _against_surfaces(self, positions: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each view the positions' z-depth, the z-depth of what it sees there, and whether it sees anything."""
         for viewmat, intrinsics, depth, known in self._views:
             height, width = depth.shape[:2]
             local = positions.cpu().float() @ viewmat[:3, :3].T + viewmat[:3, 3]
@@ -44,8 +60,4 @@ class SeenSpace:
             column, row = (pixel[..., 0] / z).floor().long(), (pixel[..., 1] / z).floor().long()
             inside = (local[..., 2] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
             row, column = row.clamp(0, height - 1), column.clamp(0, width - 1)
-            surface = depth[row, column, 0]
-            judged = inside & known[row, column, 0]
-            free |= judged & (z <= surface)
-            blocked |= judged & (z > surface * (1 + self._margin))
-        return blocked & ~free
+            yield z, depth[row, column, 0], inside & known[row, column, 0]

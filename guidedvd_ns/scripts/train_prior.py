@@ -17,7 +17,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from guidedvd_ns.data.capture_clips import CaptureClips
 from guidedvd_ns.data.clips import ClipConfig
-from guidedvd_ns.priors.base import SamplerSettings
+from guidedvd_ns.priors.base import GuidanceStep, SamplerSettings
 from guidedvd_ns.priors.choice import find_prior
 from guidedvd_ns.priors.viewcrafter.prior import ViewCrafterPrior
 from guidedvd_ns.training.bank import ClipSource
@@ -36,11 +36,15 @@ from guidedvd_ns.training.vae import VaeConfig, VaeStage, build_vae
 class SamplerConfig:
     """How the finished prior is sampled; the guidance factor is then set by validation."""
 
-    num_steps: int = 10
-    """Denoising steps of a sequence."""
+    num_steps: int = 2
+    """Denoising steps of a sequence; a small network errs in each of them."""
+    spacing_power: float = 5.0
+    """Time steps are spaced by this power: above 1 most of a run's few steps are nearly free of noise."""
     eta: float = 0.0
     """Share of fresh noise in every step."""
-    guidance_factor: float = 0.03
+    guidance_step: GuidanceStep = "shrinking"
+    """Whether a guidance step has the authors' length or shrinks with the difference to the guide."""
+    guidance_factor: float = 0.3
     """Strength of scene-grounding guidance where validation finds no better one."""
 
 
@@ -52,9 +56,9 @@ class ValidationConfig:
     """Held-out clips, one a room; 0 leaves validation out."""
     minutes: float = 2.0
     """No further setting is tried after this time."""
-    steps: tuple[int, ...] = (4, 8, 2)
+    steps: tuple[int, ...] = (2, 4, 1)
     """Numbers of denoising steps to try, most interesting first."""
-    guidance_factors: tuple[float, ...] = (0.1, 0.0, 0.05, 0.2)
+    guidance_factors: tuple[float, ...] = (0.3, 0.0, 0.1)
     """Guidance factors to try at each number of steps, most interesting first."""
 
 
@@ -246,12 +250,13 @@ def export_prior(config: TrainPriorConfig, diffusion: DiffusionStage, vae: Autoe
         num_steps=config.sampler.num_steps,
         eta=config.sampler.eta,
         guidance_factor=config.sampler.guidance_factor,
+        guidance_step=config.sampler.guidance_step,
         restore_detail=config.diffusion.fill_holes,
     )
     prior = ViewCrafterPrior(
         diffusion.averaged_network().to(device="cpu", dtype=dtype),  # pyright: ignore[reportCallIssue]
         copy.deepcopy(vae).to(device="cpu", dtype=dtype),  # pyright: ignore[reportCallIssue]
-        build_scheduler(),
+        build_scheduler(config.sampler.spacing_power),
         settings,
         known_mask_channel=True,
         sample_posterior=False,

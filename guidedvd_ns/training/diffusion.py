@@ -51,7 +51,7 @@ class DiffusionConfig:
     """Decay of the moving average of the weights, which is what ships."""
     hole_weight: float = 2.0
     """The loss weighs a latent pixel by 1 + this times its unknown share."""
-    noise_bias: float = 0.5
+    noise_bias: float = 0.25
     """Time steps are 1000 u ** this, u uniform: below 1, noisier ones are drawn more often."""
     bank_clips: int = 4096
     """Encoded clips kept on the device (0.4 MB each at 16 x 96 x 128)."""
@@ -87,9 +87,9 @@ def build_unet(config: DiffusionConfig, latent_channels: int) -> ViewCrafterUNet
     )
 
 
-def build_scheduler() -> ViewCrafterScheduler:
+def build_scheduler(spacing_power: float = 1.0) -> ViewCrafterScheduler:
     """The family's schedule (v-prediction, zero terminal SNR), without dynamic rescaling of the latents."""
-    return ViewCrafterScheduler(base_scale=None)
+    return ViewCrafterScheduler(base_scale=None, spacing_power=spacing_power)
 
 
 class DiffusionStage:

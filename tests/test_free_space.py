@@ -74,6 +74,21 @@ def test_each_pixel_has_its_own_depth():
     assert space.hides(torch.tensor([[3 * right, -3 * up, -3], [-3 * right, 3 * up, -3]])).all()
 
 
+def test_seen_past_is_what_stands_well_before_a_surface_of_some_view():
+    space = _space(_wall(2.0), _wall(5.0, view=1), margin=0.1)
+    before = torch.tensor([[0, 0, -1.7], [0.1, 0, -4.4]])
+    too_close, behind, unseen = [0.1, 0, -4.6], [0, 0, -6], [0, 0, 1.0]
+    assert space.sees_past(before).all()
+    assert not space.sees_past(torch.tensor([too_close, behind, unseen])).any()
+    camera, depth, known = _wall(2.0)
+    assert not _space((camera, depth, ~known)).sees_past(_at(0, 0, -1))
+
+
+def test_without_views_nothing_is_hidden_or_seen_past():
+    space = SeenSpace([], [], [])
+    assert not space.hides(torch.rand(4, 3)).any() and not space.sees_past(torch.rand(4, 3)).any()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_verdict_moves_with_the_world(seed: int):
     generator = torch.Generator().manual_seed(seed)

@@ -10,10 +10,11 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from guidedvd_ns.free_space import SeenSpace
 from guidedvd_ns.guide import Guide, GuideRender
 from guidedvd_ns.orbits import Trajectory
 from guidedvd_ns.rasterization import camera_matrices
-from guidedvd_ns.seeding import SeedingConfig, Seeds, seeds_of
+from guidedvd_ns.seeding import OpacityOf, SeedingConfig, Seeds, seeds_of
 from guidedvd_ns.sequences import GeneratedSequence, SequenceScores
 from tests.scenes import cameras, random_pose
 
@@ -72,6 +73,17 @@ def _empty(camera: Cameras) -> Tensor:
     return torch.zeros(int(camera.height), int(camera.width), 1)
 
 
+def _seeds(
+    sequence: GeneratedSequence,
+    guide: Guide,
+    opacity_of: OpacityOf,
+    config: SeedingConfig,
+    space: SeenSpace | None = None,
+) -> Seeds:
+    """Without a space no input view sees anything."""
+    return seeds_of(sequence, guide, opacity_of, config, space or SeenSpace([], [], []))
+
+
 def _project(seeds: Seeds, camera: Cameras) -> tuple[Tensor, Tensor]:
     """Columns and rows [N, 2] in the frame's pixels, and z-depth [N]."""
     viewmats, intrinsics = camera_matrices(camera)
@@ -87,7 +99,7 @@ def _last(sequence: GeneratedSequence) -> Cameras:
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_seeds_are_the_hole_s_pixels_with_their_colours(stride: int):
     sequence = _sequence()
-    seeds = seeds_of(sequence, _plane(0.0, 0.0, 1.0), _empty, SeedingConfig(frames=1, stride=stride))
+    seeds = _seeds(sequence, _plane(0.0, 0.0, 1.0), _empty, SeedingConfig(frames=1, stride=stride))
     pixels, depth = _project(seeds, _last(sequence))
     columns, rows = (pixels - 0.5).unbind(dim=1)
     torch.testing.assert_close(columns, columns.round(), atol=1e-3, rtol=0)
@@ -107,7 +119,7 @@ def test_seeds_are_the_hole_s_pixels_with_their_colours(stride: int):
 
 def test_seeds_of_a_tilted_plane_lie_on_it():
     sequence, guide = _sequence(), _plane(0.5, -0.3, 1.0)
-    seeds = seeds_of(sequence, guide, _empty, SeedingConfig(frames=3, stride=1))
+    seeds = _seeds(sequence, guide, _empty, SeedingConfig(frames=3, stride=1))
     assert len(seeds.means) == 3 * 81
     beside = (seeds.means @ guide.normal - guide.offset).abs() / guide.normal.norm()
     assert beside.max() < 0.05 and beside.mean() < 0.025  # at a depth of 2
@@ -123,7 +135,7 @@ def test_neighbours_are_two_standard_deviations_apart():
         # The frame's pixels are as high as wide.
         views = sequence.trajectory.cameras
         views.fy = views.fx * 1.5
-        seeds = seeds_of(sequence, _plane(0.0, 0.0, 1.0), _empty, config)
+        seeds = _seeds(sequence, _plane(0.0, 0.0, 1.0), _empty, config)
         apart = torch.cdist(seeds.means, seeds.means).fill_diagonal_(math.inf).amin(dim=1)
         torch.testing.assert_close(apart, 2 * seeds.sizes, atol=1e-4, rtol=1e-3)
 
@@ -137,9 +149,24 @@ def test_only_where_the_scene_has_nothing():
         return opacity
 
     config = SeedingConfig(frames=1, stride=1, max_opacity=0.4)
-    pixels, _ = _project(seeds_of(sequence, _plane(0.0, 0.0, 1.0), opacity_of, config), _last(sequence))
+    pixels, _ = _project(_seeds(sequence, _plane(0.0, 0.0, 1.0), opacity_of, config), _last(sequence))
     assert len(pixels) == 9 * 5 and pixels[:, 0].min() > 14
-    assert len(seeds_of(sequence, _plane(0.0, 0.0, 1.0), opacity_of, replace(config, max_opacity=0.2)).means) == 0
+    assert len(_seeds(sequence, _plane(0.0, 0.0, 1.0), opacity_of, replace(config, max_opacity=0.2)).means) == 0
+
+
+@pytest.mark.parametrize("surface", [2.05, 1.0, 5.0])
+def test_nothing_begins_where_an_input_view_sees_past(surface: float):
+    sequence, guide = _sequence(), _plane(0.0, 0.0, 1.0)
+    view = cameras(1)
+    view.camera_to_worlds = _world()[None]
+    depth = torch.full((HEIGHT, WIDTH, 1), 2.0)
+    depth[:, 25:] = surface
+    space = SeenSpace([view], [depth], [torch.ones_like(depth, dtype=torch.bool)])
+    seeds = _seeds(sequence, guide, _empty, SeedingConfig(frames=1, stride=1), space)
+    columns = _project(seeds, _last(sequence))[0][:, 0].floor().int()
+    # The last camera stands 0.6 to the right of the view: at depth 2 that is 9.6 pixels.
+    assert sorted(set(columns.tolist())) == list(range(10, 15 if surface == 5.0 else 19))
+    assert len(seeds.means) == len(seeds.colors) == len(seeds.sizes) == 9 * len(columns.unique())
 
 
 @pytest.mark.parametrize(("frames", "expected"), [(1, [6]), (2, [3, 6]), (3, [2, 4, 6]), (50, [1, 2, 3, 4, 5, 6])])
@@ -152,13 +179,13 @@ def test_frames_are_spread_over_the_sequence_and_never_the_first(frames: int, ex
         assert (int(camera.height), int(camera.width)) == (HEIGHT, WIDTH)
         return _empty(camera)
 
-    seeds = seeds_of(sequence, _plane(0.0, 0.0, 1.0), opacity_of, SeedingConfig(frames=frames, stride=1))
+    seeds = _seeds(sequence, _plane(0.0, 0.0, 1.0), opacity_of, SeedingConfig(frames=frames, stride=1))
     assert seen == expected and len(seeds.means) == 81 * len(expected)
     assert len(seeds.means) == len(seeds.colors) == len(seeds.sizes)
 
 
 def test_a_frame_of_which_nothing_is_known_brings_nothing():
-    seeds = seeds_of(_sequence(EVERYWHERE), _plane(0.0, 0.0, 1.0), _empty, SeedingConfig(frames=2))
+    seeds = _seeds(_sequence(EVERYWHERE), _plane(0.0, 0.0, 1.0), _empty, SeedingConfig(frames=2))
     assert seeds.means.shape == (0, 3) and seeds.colors.shape == (0, 3) and seeds.sizes.shape == (0,)
 
 
@@ -171,7 +198,7 @@ def test_known_pixels_at_which_the_guide_hits_nothing_are_neither_seeds_nor_dept
 
     plane, sequence = _plane(0.0, 0.0, 1.0), _sequence()
     pierced = Pierced(plane.normal, plane.offset)
-    whole, rest = (seeds_of(sequence, guide, _empty, SeedingConfig(frames=1)) for guide in (plane, pierced))
+    whole, rest = (_seeds(sequence, guide, _empty, SeedingConfig(frames=1)) for guide in (plane, pierced))
     torch.testing.assert_close(rest.means, whole.means, atol=1e-4, rtol=0)
 
 

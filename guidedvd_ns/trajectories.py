@@ -42,13 +42,18 @@ Render = Callable[[Cameras], DepthRender]
 
 @dataclass
 class TrajectoryConfig:
-    """How candidate poses are laid out, scored and kept (defaults: method.md stage 2)."""
+    """How candidate poses are laid out, scored and kept.
+
+    Candidates reach further than the paper's (azimuths to 30 degrees, elevations from -15 to 7.5, holes up to 10 % of
+    the image), whose paths leave most of what a test view off the inputs' path sees unvisited. Further still does harm:
+    the prior is left too little to go by.
+    """
 
     strategy: Literal["planned", "random"] = "planned"
     """planned: keep the candidates that see the largest holes; random: keep as many, drawn blindly (ablation)."""
-    azimuths: tuple[float, ...] = (-30.0, -15.0, 0.0, 15.0, 30.0)
+    azimuths: tuple[float, ...] = (-60.0, -40.0, -20.0, 0.0, 20.0, 40.0, 60.0)
     """Azimuth offsets of the candidates in degrees; positive moves the camera to its right."""
-    elevations: tuple[float, ...] = (-15.0, -7.5, 0.0, 7.5)
+    elevations: tuple[float, ...] = (-15.0, -7.5, 0.0, 7.5, 15.0)
     """Elevation offsets of the candidates in degrees; positive moves the camera up."""
     radius_scales: tuple[float, ...] = (1.0, 1.0 / 3.0, 1.0 / 10.0)
     """Radius of the sphere as a share of the depth at the image centre (smaller: more of a pan than an orbit)."""
@@ -60,7 +65,7 @@ class TrajectoryConfig:
     """Side in pixels, at the input images' size, of the square that hole masks are eroded by (odd; 1: no erosion)."""
     min_hole_fraction: float = 0.001
     """Candidates with a smaller share of hole pixels are left out: there is nothing to fill."""
-    max_hole_fraction: float = 0.1
+    max_hole_fraction: float = 0.4
     """Candidates with a larger share of hole pixels are left out: too little is known to ground a generation on."""
     inside_depth: float = 0.2
     """A known pixel is implausibly close when its depth is below this share of the input view's median depth."""

@@ -1,7 +1,7 @@
 """Planning: which candidates see holes, which are kept, how large holes are counted."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -18,6 +18,11 @@ from guidedvd_ns.trajectories import (
 )
 from guidedvd_ns.trajectory_pool import TrajectoryPool
 from tests.scenes import offsets, turned_cameras
+
+# The candidates and the limit of method.md stage 2, at which the numbers below were worked out; no erosion.
+PAPER = TrajectoryConfig(
+    azimuths=(-30.0, -15.0, 0.0, 15.0, 30.0), elevations=(-15.0, -7.5, 0.0, 7.5), max_hole_fraction=0.1, erosion=1
+)
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,10 @@ class FakeGuide:
         return Seen(opacity, torch.full_like(opacity, self.depth))
 
 
-def make_plan(config: TrajectoryConfig | None = None, seed: int = 0, **guide) -> tuple[TrajectoryPool, Cameras]:
+def make_plan(config: TrajectoryConfig = PAPER, seed: int = 0, **guide) -> tuple[TrajectoryPool, Cameras]:
     cameras = turned_cameras()
     generator = torch.Generator().manual_seed(seed)
-    return plan(cameras, FakeGuide(cameras, **guide), config or TrajectoryConfig(erosion=1), generator), cameras
+    return plan(cameras, FakeGuide(cameras, **guide), config, generator), cameras
 
 
 def test_radius_is_the_centre_depth_times_the_scale():
@@ -114,9 +119,19 @@ def test_plan_keeps_the_top_k_of_each_scale_below_the_largest_hole():
 
 
 def test_holes_of_more_than_the_limit_are_left_out():
-    config = TrajectoryConfig(erosion=1, max_hole_fraction=0.06)
+    config = replace(PAPER, max_hole_fraction=0.06)
     pool, _ = make_plan(config)
     assert {round(t.hole_fraction * 40) for t in pool.trajectories} == {2}
+
+
+def test_by_default_paths_are_wider_than_the_paper_s_and_holes_may_be_larger():
+    pool, _ = make_plan(TrajectoryConfig(erosion=1))
+    # Nothing but the outermost candidates, 60 degrees and little more away, sees 6 hole columns of 40.
+    assert {abs(t.azimuth) for t in pool.trajectories} == {60.0}
+    assert {round(t.hole_fraction * 40) for t in pool.trajectories} == {6}
+    # At 0.25 columns a degree 60 degrees are 15 columns: below 40 % of the image, far above the paper's 10 %.
+    pool, _ = make_plan(TrajectoryConfig(erosion=1), columns_per_degree=0.25)
+    assert {round(t.hole_fraction * 40) for t in pool.trajectories} == {15}
 
 
 def test_scene_without_holes_gives_an_empty_pool():
@@ -180,7 +195,7 @@ def test_planning_renders_at_most_at_the_plan_resolution():
 
 
 def test_random_strategy_draws_the_same_number_blindly_and_by_seed():
-    config = TrajectoryConfig(strategy="random", erosion=1)
+    config = replace(PAPER, strategy="random")
     names = [[t.name for t in make_plan(config, seed)[0].trajectories] for seed in (0, 0, 1)]
     assert names[0] == names[1] != names[2]
     assert len(set(names[0])) == 12
@@ -227,7 +242,7 @@ class Corner:
 
 
 def _corner_plan(scene: Corner, **options) -> list[Trajectory]:
-    config = TrajectoryConfig(erosion=1, radius_scales=(1.0, 0.1), keep=(19, 19), **options)
+    config = replace(PAPER, radius_scales=(1.0, 0.1), keep=(19, 19), **options)
     pool = plan(scene.cameras, scene, config, torch.Generator().manual_seed(0))
     return [trajectory for trajectory in pool.trajectories if trajectory.view == 0]
 
@@ -265,7 +280,7 @@ def test_without_a_candidate_there_is_nothing_to_plan():
 
 def test_erosion_scales_with_the_planning_resolution():
     cameras = turned_cameras(width=160, height=120)
-    config = TrajectoryConfig(erosion=5, plan_resolution=40)
+    config = replace(PAPER, erosion=5, plan_resolution=40)
     pool = plan(cameras, FakeGuide(cameras), config, torch.Generator())
     # Five pixels of 160 are the smallest window, three, of 40: it takes one of the three columns at the border.
     assert max(t.hole_fraction for t in pool.trajectories) == pytest.approx(2 / 40)

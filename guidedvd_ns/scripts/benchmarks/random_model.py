@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -17,7 +17,7 @@ from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
 ModelSize = Literal["full", "tiny"]
 IMAGE_TOKENS = 256
 
-_SETTINGS = {
+_SETTINGS: dict[ModelSize, dict[str, Any]] = {
     "full": dict(num_frames=25, height=320, width=448, num_steps=50),
     "tiny": dict(num_frames=3, height=32, width=48, num_steps=4),
 }

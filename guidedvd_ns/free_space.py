@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from guidedvd_ns.rasterization.cameras import camera_matrices
+
+
+class DepthRender(Protocol):
+    """What geometry needs of a render: opacity in [0, 1], z-depth in scene units (meaningless at opacity near 0)."""
+
+    @property
+    def opacity(self) -> Tensor: ...  # [L, H, W, 1]
+
+    @property
+    def depth(self) -> Tensor: ...  # [L, H, W, 1]
+
+
+Render = Callable[[Cameras], DepthRender]
+"""Renders [L] cameras of one size."""
 
 
 class SeenSpace:
@@ -30,6 +45,12 @@ class SeenSpace:
             for (viewmats, intrinsics), depth, mask in zip(matrices, depths, known, strict=True)
         ]
         self._margin = margin
+
+    @classmethod
+    def of(cls, cameras: list[Cameras], render: Render, threshold: float) -> SeenSpace:
+        """What cameras (N times [1]) see of a scene, whose depth counts where its opacity reaches `threshold`."""
+        seen = [render(camera) for camera in cameras]
+        return cls(cameras, [view.depth[0] for view in seen], [view.opacity[0] >= threshold for view in seen])
 
     def hides(self, positions: Tensor) -> Tensor:  # [..., 3] -> [...] bool, on the CPU
         """Whether some input view sees a surface in front of a position, and none sees past it.

@@ -206,9 +206,7 @@ class GuidedVDPipeline(VanillaPipeline):
         if self._space is None:
             cameras = self.datamanager.input_cameras
             views = [cameras[number : number + 1] for number in range(len(cameras))]
-            seen = [self.guide.render(view) for view in views]
-            known = [view.known(self.config.datamanager.hole_threshold)[0] for view in seen]
-            self._space = SeenSpace(views, [view.depth[0] for view in seen], known)
+            self._space = SeenSpace.of(views, self.guide.render, self.config.datamanager.hole_threshold)
         seeds = seeds_of(sequence, self.guide, self.gaussians.opacity_of, self.config.seeding, self._space)
         self.gaussians.add(seeds, optimizers.optimizers)
         CONSOLE.log(f"Sequence {sequence.number} begins {len(seeds.means)} Gaussians.")

@@ -7,9 +7,8 @@ guide sees from a candidate comes from a render function that is handed in.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,26 +17,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
-from guidedvd_ns.free_space import SeenSpace
+from guidedvd_ns.free_space import DepthRender, Render, SeenSpace
 from guidedvd_ns.orbits import Placement, Trajectory, cameras_at, orbit, path_to, trajectory_to
 from guidedvd_ns.trajectory_pool import TrajectoryPool, shuffled
 
 RENDER_BATCH = 8  # candidates rendered in one call, which bounds memory at full resolution
 PATH_CHECKS = 8  # positions along a path that must lie in free space
-
-
-class DepthRender(Protocol):
-    """What planning needs of a render: opacity in [0, 1], z-depth in scene units (meaningless at opacity near 0)."""
-
-    @property
-    def opacity(self) -> Tensor: ...  # [L, H, W, 1]
-
-    @property
-    def depth(self) -> Tensor: ...  # [L, H, W, 1]
-
-
-Render = Callable[[Cameras], DepthRender]
-"""Renders [L] cameras of one size."""
 
 
 @dataclass
@@ -196,8 +181,7 @@ def _seen_space(cameras: Cameras, render: Render, config: TrajectoryConfig) -> S
         _resized(cameras_at(cameras, view, cameras.camera_to_worlds[view][None]), config.plan_resolution)
         for view in range(len(cameras))
     ]
-    seen = [render(camera) for camera in own]
-    return SeenSpace(own, [view.depth[0] for view in seen], [view.opacity[0] >= config.hole_threshold for view in seen])
+    return SeenSpace.of(own, render, config.hole_threshold)
 
 
 def _stays_in(space: SeenSpace, candidate: Placement, cameras: Cameras) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from guidedvd_ns.free_space import SeenSpace
@@ -82,6 +85,29 @@ def test_seen_past_is_what_stands_well_before_a_surface_of_some_view():
     assert not space.sees_past(torch.tensor([too_close, behind, unseen])).any()
     camera, depth, known = _wall(2.0)
     assert not _space((camera, depth, ~known)).sees_past(_at(0, 0, -1))
+
+
+@dataclass(frozen=True)
+class Seen:
+    opacity: Tensor
+    depth: Tensor
+
+
+def test_a_render_counts_where_it_is_opaque_enough():
+    near, far = _wall(2.0), _wall(5.0, view=1)
+    opacity = torch.full((24, 32, 1), 0.7)
+    opacity[:, :16] = 0.69
+    depths = {0.0: near[1], float(far[0].camera_to_worlds[0, 0, 3]): far[1]}
+
+    def render(views: Cameras) -> Seen:
+        return Seen(opacity[None], depths[float(views.camera_to_worlds[0, 0, 3])][None])
+
+    space = SeenSpace.of([near[0], far[0]], render, threshold=0.7)
+    # To the left of both images nothing is known; to the right the first view's word counts behind its own wall
+    # unless the second sees past it.
+    positions = torch.tensor([[-0.5, 0, -6], [0.5, 0, -6], [0.5, 0, -4]])
+    assert space.hides(positions).tolist() == [False, True, False]
+    assert space.sees_past(positions).tolist() == [False, False, True]
 
 
 def test_without_views_nothing_is_hidden_or_seen_past():

@@ -74,24 +74,11 @@ class SeenSpace:
     def _against_surfaces(self, positions: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """For each view the positions' z-depth, the z-depth of what it sees there, and whether it sees anything."""
         for viewmat, intrinsics, depth, known in self._views:
-            row, column, z, inside = pixels_of(positions.cpu().float(), viewmat, intrinsics, *depth.shape[:2])
+            height, width = depth.shape[:2]
+            local = positions.cpu().float() @ viewmat[:3, :3].T + viewmat[:3, 3]
+            pixel = local @ intrinsics.T
+            z = pixel[..., 2].clamp_min(1e-6)
+            column, row = (pixel[..., 0] / z).floor().long(), (pixel[..., 1] / z).floor().long()
+            inside = (local[..., 2] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            row, column = row.clamp(0, height - 1), column.clamp(0, width - 1)
             yield z, depth[row, column, 0], inside & known[row, column, 0]
-
-
-def pixels_of(
-    positions: Tensor,  # [..., 3] world
-    viewmat: Tensor,  # [4, 4] world-to-camera, OpenCV
-    intrinsics: Tensor,  # [3, 3]
-    height: int,
-    width: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Row, column and z-depth [...] at which a camera sees positions, and whether they lie in its image.
-
-    Rows and columns of those that do not are clamped to the image.
-    """
-    local = positions @ viewmat[:3, :3].T + viewmat[:3, 3]
-    pixel = local @ intrinsics.T
-    z = pixel[..., 2].clamp_min(1e-6)
-    column, row = (pixel[..., 0] / z).floor().long(), (pixel[..., 1] / z).floor().long()
-    inside = (local[..., 2] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    return row.clamp(0, height - 1), column.clamp(0, width - 1), z, inside

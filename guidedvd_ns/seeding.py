@@ -11,17 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from guidedvd_ns.free_space import SeenSpace, pixels_of
+from guidedvd_ns.free_space import SeenSpace
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.pull_push import fill_holes
-from guidedvd_ns.rasterization.cameras import camera_matrices
 from guidedvd_ns.sequences import GeneratedSequence
-
-SAME_DEPTH = 0.1  # share of the depth by which two frames may disagree about one surface
 
 OpacityOf = Callable[[Cameras], Tensor]
 """One camera -> the scene's opacity there, [H, W, 1] in [0, 1]."""
@@ -66,8 +62,7 @@ def seeds_of(
 
     Their inverse depth is the guide's, continued smoothly into its holes: on a plane inverse depth is linear in the
     image. Where the guide knows nothing of a frame there are none, nor where an input view sees past the place: depths
-    that are continued from something near would leave fog in free space. Where a frame sees a surface on which an
-    earlier one has begun points it adds none: a layer for every frame would leave fog, too.
+    that are continued from something near would leave fog in free space.
 
     Args:
         sequence: A generated sequence at the prior's resolution.
@@ -79,13 +74,10 @@ def seeds_of(
     last = len(sequence.frames) - 1
     # Never frame 0: it is the photograph.
     chosen = sorted({round(last * (number + 1) / config.frames) for number in range(config.frames)} - {0})
-    parts: list[Seeds] = []
-    for frame in chosen:
-        seeds = _seeds_of_frame(sequence, frame, guide, opacity_of, config, [part.means for part in parts])
-        possible = ~space.sees_past(seeds.means).to(seeds.means.device)
-        parts.append(Seeds(seeds.means[possible], seeds.colors[possible], seeds.sizes[possible]))
+    parts = [_seeds_of_frame(sequence, frame, guide, opacity_of, config) for frame in chosen]
     means, colors, sizes = (torch.cat([getattr(part, name) for part in parts]) for name in ("means", "colors", "sizes"))
-    return Seeds(means, colors, sizes)
+    possible = ~space.sees_past(means).to(means.device)
+    return Seeds(means[possible], colors[possible], sizes[possible])
 
 
 def _seeds_of_frame(
@@ -94,31 +86,18 @@ def _seeds_of_frame(
     guide: Guide,
     opacity_of: OpacityOf,
     config: SeedingConfig,
-    begun: list[Tensor],  # of [N, 3], the points of earlier frames
 ) -> Seeds:
     image = sequence.frames[frame].float()
     known = sequence.known[frame].to(image.device)
     camera = _resized(sequence.trajectory.cameras[frame : frame + 1], *image.shape[:2]).to(image.device)
     inverse_depth = _continued_inverse_depth(guide.render(camera).depth[0].to(image), known)
     wanted = ~known & (opacity_of(camera).to(image) < config.max_opacity) & (inverse_depth > 0)
-    for means in begun:
-        wanted &= ~_is_taken(means, camera, inverse_depth, reach=max(1, config.stride - 1))
     on_grid = torch.zeros_like(wanted)
     on_grid[config.stride // 2 :: config.stride, config.stride // 2 :: config.stride] = True
     rows, columns = (wanted & on_grid)[..., 0].nonzero(as_tuple=True)
     z = 1 / inverse_depth[rows, columns, 0]
     # Twice the standard deviation reaches the next seed.
     return Seeds(_points(camera, rows, columns, z), image[rows, columns], 0.5 * config.stride * z / float(camera.fx))
-
-
-def _is_taken(means: Tensor, camera: Cameras, inverse_depth: Tensor, reach: int) -> Tensor:  # [h, w, 1] bool
-    """Which pixels are at most `reach` away from a point that lies about as deep as the surface there."""
-    viewmats, intrinsics = camera_matrices(camera)
-    rows, columns, z, inside = pixels_of(means, viewmats[0], intrinsics[0], *inverse_depth.shape[:2])
-    there = inside & ((z * inverse_depth[rows, columns, 0] - 1).abs() < SAME_DEPTH)
-    taken = torch.zeros_like(inverse_depth)
-    taken[rows[there], columns[there]] = 1
-    return F.max_pool2d(taken.movedim(-1, 0), 2 * reach + 1, stride=1, padding=reach).movedim(0, -1) > 0
 
 
 def _continued_inverse_depth(

@@ -25,7 +25,7 @@ from guidedvd_ns.cache import cache_folder
 if TYPE_CHECKING:
     from guidedvd_ns.data.rooms.capture import RoomCapture
 
-# Part of the cache's key: raise it whenever the same settings give other pictures.
+# Raise it whenever the same settings give other pictures.
 _VERSION = 3
 
 HELD_OUT_SEEDS = 10_000_000
@@ -57,6 +57,8 @@ class GuidedVDDemoDataParserConfig(DataParserConfig):
     """Points of the cloud that comes with the input views."""
     depth_noise: float = 0.015
     """Noise of these points along the line of sight, as a share of their depth."""
+    rooms_version: int = _VERSION
+    """Which rooms; it stands in a run's config.yml so that the run is never scored on pictures of later ones."""
     cache_dir: Optional[Path] = None
     """Where the pictures are kept, so that they are made only once. If not set, guidedvd-ns in the user's cache
     folder."""
@@ -149,7 +151,7 @@ class GuidedVDDemo(DataParser):
         return {**settings, "room_seed": self.room_seed}
 
     def _key(self) -> str:
-        text = json.dumps({"version": _VERSION, **self._settings()}, sort_keys=True)
+        text = json.dumps(self._settings(), sort_keys=True)
         return f"room-{self.room_seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def _initial_points(self) -> dict[str, Any]:
@@ -165,6 +167,11 @@ class GuidedVDDemo(DataParser):
     def _make(self, folder: Path) -> None:
         """Photographs the room into a folder beside its final place and moves it there when it is whole."""
         config = self.config
+        if config.rooms_version != _VERSION:
+            raise ValueError(
+                f"The pictures of rooms of version {config.rooms_version} are no longer in {folder.parent}, and this"
+                f" program makes version {_VERSION}: train anew, or install the program that the run was made with."
+            )
         if config.width < 16 or config.height < 16:
             raise ValueError(f"Images of {config.width}x{config.height} pixels were asked for; use at least 16x16.")
         if config.room_seed != self.room_seed:

@@ -101,6 +101,11 @@ def test_wrong_settings_are_named(tmp_path: Path, cache: Path):
         _ = small(tmp_path, width=8).folder
 
 
+def test_a_run_is_never_scored_on_pictures_of_other_rooms(tmp_path: Path):
+    with pytest.raises(ValueError, match="rooms of version 1 are no longer in"):
+        _ = small(tmp_path, rooms_version=1).folder
+
+
 def test_the_demo_room_is_held_out():
     assert DEMO_SEED >= HELD_OUT_SEEDS == demo_dataparser.HELD_OUT_SEEDS
     assert isinstance(guidedvd_demo.config, GuidedVDDemoDataParserConfig)

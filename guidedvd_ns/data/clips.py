@@ -333,7 +333,7 @@ def degraded_clips(
 
 
 def _poses(paths: _Paths, views: Tensor, progress: Tensor) -> Tensor:  # [R, M, len(progress), 3, 4]
-    """Poses along the trajectories, as trajectories.orbit lays them out, for many rooms at once."""
+    """Poses along the trajectories, as `orbits.orbit` lays them out, for many rooms at once."""
     start = views.gather(1, paths.reference[..., None, None].expand(-1, -1, 3, 4))
     rotation, position = start[..., :3], start[..., 3]
     azimuth = torch.deg2rad(paths.azimuth)[..., None] * progress

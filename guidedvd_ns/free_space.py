@@ -49,8 +49,13 @@ class SeenSpace:
     @classmethod
     def of(cls, cameras: list[Cameras], render: Render, threshold: float) -> SeenSpace:
         """What cameras (N times [1]) see of a scene, whose depth counts where its opacity reaches `threshold`."""
-        seen = [render(camera) for camera in cameras]
-        return cls(cameras, [view.depth[0] for view in seen], [view.opacity[0] >= threshold for view in seen])
+        depths, known = [], []
+        for camera in cameras:
+            # Renders leave the device one by one: together, those of a long capture at full size would fill it.
+            view = render(camera)
+            depths.append(view.depth[0].cpu())
+            known.append((view.opacity[0] >= threshold).cpu())
+        return cls(cameras, depths, known)
 
     def hides(self, positions: Tensor) -> Tensor:  # [..., 3] -> [...] bool, on the CPU
         """Whether some input view sees a surface in front of a position, and none sees past it.

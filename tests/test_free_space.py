@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -108,6 +109,20 @@ def test_a_render_counts_where_it_is_opaque_enough():
     positions = torch.tensor([[-0.5, 0, -6], [0.5, 0, -6], [0.5, 0, -4]])
     assert space.hides(positions).tolist() == [False, True, False]
     assert space.sees_past(positions).tolist() == [False, False, True]
+
+
+def test_renders_are_let_go_one_by_one():
+    rendered: list[weakref.ref] = []
+
+    def render(views: Cameras) -> Seen:
+        # The last one still has its name in the caller.
+        assert sum(earlier() is not None for earlier in rendered) <= 1
+        seen = Seen(torch.ones(1, 24, 32, 1), torch.ones(1, 24, 32, 1))
+        rendered.append(weakref.ref(seen))
+        return seen
+
+    SeenSpace.of([_wall(view=number)[0] for number in range(4)], render, threshold=0.7)
+    assert len(rendered) == 4
 
 
 def test_without_views_nothing_is_hidden_or_seen_past():

@@ -40,6 +40,8 @@ class SeedingConfig:
             raise ValueError(f"seeding.frames must not be negative, got {self.frames}: 0 switches seeding off.")
         if self.stride < 1:
             raise ValueError(f"seeding.stride must be at least 1 pixel, got {self.stride}.")
+        if not 0 < self.max_opacity <= 1:
+            raise ValueError(f"seeding.max_opacity must be above 0 and at most 1, got {self.max_opacity}.")
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,9 @@ def test_known_pixels_at_which_the_guide_hits_nothing_are_neither_seeds_nor_dept
     torch.testing.assert_close(rest.means, whole.means, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("field", "value"), [("frames", -1), ("stride", 0)])
-def test_config_refuses_nonsense(field: str, value: int):
+@pytest.mark.parametrize(
+    ("field", "value"), [("frames", -1), ("stride", 0), ("max_opacity", 0.0), ("max_opacity", 50.0)]
+)
+def test_config_refuses_nonsense(field: str, value: float):
     with pytest.raises(ValueError, match=f"seeding.{field} must"):
         SeedingConfig(**{field: value})

@@ -28,5 +28,6 @@ class MixedClips:
 
     def batch(self, index: int) -> ClipBatch:
         """See `bank.ClipSource`."""
-        draw = float(torch.rand((), generator=keyed_generator("cpu", self._seed, index)))
+        # Not (seed, index): the sources draw from that, and a small share would take but some of their sizes.
+        draw = float(torch.rand((), generator=keyed_generator("cpu", self._seed, index, 0, 1)))
         return (self._captures if draw < self._share else self._rooms).batch(index)

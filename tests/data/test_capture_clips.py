@@ -11,7 +11,7 @@ from benchmark_trees import write_replica
 from PIL import Image
 
 from guidedvd_ns.data.capture_clips import CaptureClips, visible_pixels
-from guidedvd_ns.data.clips import ClipConfig
+from guidedvd_ns.data.clips import ClipConfig, draw_size, keyed_generator
 from guidedvd_ns.data.depth_captures import DepthCapture, Look, read_any_capture
 from guidedvd_ns.data.rooms import Room, render, sample_views
 from guidedvd_ns.data.visibility import Sight, visible_from_views
@@ -212,5 +212,11 @@ def test_mixed_clips_keep_their_share_and_numbers():
     assert [index for _, index in drawn] == list(range(1000))
     assert 250 < sum(name == "capture" for name, _ in drawn) < 350
     assert drawn[:50] == [MixedClips(_Named("room"), _Named("capture"), 0.3, seed=4).batch(i) for i in range(50)]
+    numbers = [
+        i for i in range(4000) if MixedClips(_Named("room"), _Named("capture"), 0.03, seed=4).batch(i)[0] != "room"
+    ]
+    sizes = [draw_size(TINY, keyed_generator("cpu", 4, number)) for number in numbers]
+    # Which batches are the captures' has nothing to do with what they look like.
+    assert 0.3 < sizes.count((32, 24)) / len(sizes) < 0.7
     with pytest.raises(ValueError, match="between 0 and 1"):
         MixedClips(_Named("room"), _Named("capture"), 1.5)

@@ -119,14 +119,19 @@ def join_processes(device: str | None) -> tuple[Processes, torch.device]:
             unless this is the CPU.
 
     Returns:
-        The processes, of which all but the main one are silent from here on, and this one's device.
+        The processes, of which all but the main one are silent from here on, and this one's device, which is the
+        current one if it is a GPU.
 
     Raises:
         ImportError: There are several, but accelerate is not installed.
     """
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return Processes(), torch.device(device or ("cpu" if on_cpu else "cuda"))
+        own = torch.device(device or ("cpu" if on_cpu else "cuda"))
+        if own.type == "cuda" and own.index is not None:
+            # Streams and graphs belong to the current GPU: a graph captured beside another one's work is empty.
+            torch.cuda.set_device(own)
+        return Processes(), own
     try:
         from accelerate import PartialState
     except ImportError as error:

@@ -89,3 +89,12 @@ def test_one_process_alone_needs_no_group(monkeypatch):
     assert processes.generator("cpu", 5).initial_seed() == 5
     with pytest.raises(RuntimeError, match="accelerate launch"):
         ConnectedProcesses()
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda:1", ["cuda:1"]), ("cuda", []), ("cpu", [])])
+def test_the_gpu_that_is_asked_for_becomes_the_current_one(device, expected, monkeypatch):
+    chosen: list[str] = []
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(str(device)))
+    assert join_processes(device)[1] == torch.device(device)
+    assert chosen == expected

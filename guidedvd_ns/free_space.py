@@ -47,14 +47,24 @@ class SeenSpace:
         self._margin = margin
 
     @classmethod
-    def of(cls, cameras: list[Cameras], render: Render, threshold: float) -> SeenSpace:
-        """What cameras (N times [1]) see of a scene, whose depth counts where its opacity reaches `threshold`."""
+    def of(
+        cls, cameras: list[Cameras], render: Render, threshold: float, masks: list[Tensor | None] | None = None
+    ) -> SeenSpace:
+        """What cameras see of a scene.
+
+        Args:
+            cameras: N times [1].
+            render: The scene.
+            threshold: Opacity from which on its depth counts.
+            masks: N of [H, W, 1], true where the photograph counts, or None: behind a mask nothing was fitted.
+        """
         depths, known = [], []
-        for camera in cameras:
+        for camera, mask in zip(cameras, masks or [None] * len(cameras), strict=True):
             # Renders leave the device one by one: together, those of a long capture at full size would fill it.
             view = render(camera)
             depths.append(view.depth[0].cpu())
-            known.append((view.opacity[0] >= threshold).cpu())
+            opaque = (view.opacity[0] >= threshold).cpu()
+            known.append(opaque if mask is None else opaque & mask.cpu().bool())
         return cls(cameras, depths, known)
 
     def hides(self, positions: Tensor) -> Tensor:  # [..., 3] -> [...] bool, on the CPU

@@ -128,6 +128,7 @@ class InlineGenerator:
             # Masked colours must not bleed over the mask's border.
             averages, counts = _averages(photograph[None], mask.to(photograph)[None], size)
             reference = torch.where(counts, averages, target[:1])[0]
+            known[:1] &= counts
         draws = torch.Generator(device="cpu").manual_seed(self.seed + number)
         sampler = self._sampler(target, known, reference, self._condition(trajectory.cameras, size), draws)
         self._job = _Job(number, trajectory, target, known, sampler, started)

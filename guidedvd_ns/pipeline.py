@@ -206,7 +206,8 @@ class GuidedVDPipeline(VanillaPipeline):
         if self._space is None:
             cameras = self.datamanager.input_cameras
             views = [cameras[number : number + 1] for number in range(len(cameras))]
-            self._space = SeenSpace.of(views, self.guide.render, self.config.datamanager.hole_threshold)
+            masks = [self.datamanager.photograph(number)[1] for number in range(len(cameras))]
+            self._space = SeenSpace.of(views, self.guide.render, self.config.datamanager.hole_threshold, masks)
         seeds = seeds_of(sequence, self.guide, self.gaussians.opacity_of, self.config.seeding, self._space)
         self.gaussians.add(seeds, optimizers.optimizers)
         CONSOLE.log(f"Sequence {sequence.number} begins {len(seeds.means)} Gaussians.")

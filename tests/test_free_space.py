@@ -140,3 +140,13 @@ def test_the_verdict_moves_with_the_world(seed: int):
     camera.camera_to_worlds = pose[None]
     moved = _space((camera, depth, known)).hides(positions @ pose[:, :3].T + pose[:, 3])
     assert torch.equal(moved, expected) and 5 < expected.sum() < 45
+
+
+def test_behind_a_mask_nothing_is_known():
+    camera, depth, known = _wall(2.0)
+    mask = known.clone()
+    mask[:, :16] = False
+    space = SeenSpace.of([camera], lambda _: Seen(known[None].float(), depth[None]), 0.5, [mask])
+    positions = torch.tensor([[-0.5, 0, -3.0], [0.5, 0, -3.0]])
+    assert space.hides(positions).tolist() == [False, True]
+    assert space.sees_past(positions / 3).tolist() == [False, True]

@@ -162,7 +162,7 @@ def _plan_view(
         if config.strategy == "random":
             candidates = shuffled(candidates, generator)[:count]
         elif space is not None:
-            candidates = [candidate for candidate in candidates if _stays_in(space, candidate, cameras)]
+            candidates = _in_free_space(candidates, space, cameras)
         fractions, inside = _score(candidates, cameras, render, typical_depth, config)
         useful = [
             (candidate, fraction)
@@ -184,9 +184,13 @@ def _seen_space(cameras: Cameras, render: Render, config: TrajectoryConfig) -> S
     return SeenSpace.of(own, render, config.hole_threshold)
 
 
-def _stays_in(space: SeenSpace, candidate: Placement, cameras: Cameras) -> bool:
-    """Whether no position along the path to a candidate is hidden; the input view's own one needs no check."""
-    return not space.hides(path_to(candidate, cameras, PATH_CHECKS + 1)[1:, :, 3]).any()
+def _in_free_space(candidates: list[Placement], space: SeenSpace, cameras: Cameras) -> list[Placement]:
+    """Those on whose paths no position is hidden; the input view's own one needs no check."""
+    paths = [path_to(candidate, cameras, PATH_CHECKS + 1)[1:, :, 3] for candidate in candidates]
+    if not paths:
+        return []
+    hidden = space.hides(torch.stack(paths)).any(dim=1).tolist()
+    return [candidate for candidate, is_hidden in zip(candidates, hidden, strict=True) if not is_hidden]
 
 
 def _input_depths(render: DepthRender, config: TrajectoryConfig) -> tuple[float, float] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 
 import numpy as np
@@ -33,23 +34,17 @@ class RemoteClips:
     def __init__(
         self, config: ClipConfig, render_device: str, device: torch.device | str, *, seed: int = 0, renderers: int = 3
     ) -> None:
-        context = get_context("spawn")
+        self._context = get_context("spawn")
         self._device = device
-        self._batches = context.Queue(maxsize=4)
+        self._batches = self._context.Queue(maxsize=4)
+        self._arguments = (config, render_device, seed)
+        self._num_renderers = renderers
+        self._renderers: list[BaseProcess] = []
         # Unpacked by a thread: a batch is some 90 MB, and training would wait while it comes through the pipe.
         self._received: queue.Queue[tuple[np.ndarray, ...]] = queue.Queue(maxsize=2)
         self._closed = threading.Event()
-        self._renderers = [
-            context.Process(
-                target=_render, args=(config, render_device, seed, number, renderers, self._batches), daemon=True
-            )
-            for number in range(renderers)
-        ]
 
     def __enter__(self) -> RemoteClips:
-        for renderer in self._renderers:
-            renderer.start()
-        threading.Thread(target=self._receive, daemon=True).start()
         return self
 
     def __exit__(
@@ -59,6 +54,13 @@ class RemoteClips:
         for renderer in self._renderers:
             renderer.terminate()
         self._batches.cancel_join_thread()
+
+    def _start(self, first: int) -> None:
+        for number in range(first, first + self._num_renderers):
+            arguments = (*self._arguments, number, self._num_renderers, self._batches)
+            self._renderers.append(self._context.Process(target=_render, args=arguments, daemon=True))
+            self._renderers[-1].start()
+        threading.Thread(target=self._receive, daemon=True).start()
 
     def _receive(self) -> None:
         arrays = None
@@ -74,9 +76,13 @@ class RemoteClips:
     def batch(self, index: int) -> ClipBatch:
         """The next finished batch, whatever its number.
 
+        The renderers start with the first call, at its number: a training that is resumed goes on to new rooms.
+
         Raises:
             RuntimeError: No renderer has delivered anything for three minutes.
         """
+        if not self._renderers:
+            self._start(index)
         try:
             arrays = self._received.get(timeout=PATIENCE)
         except queue.Empty:

@@ -86,7 +86,8 @@ class SamplerOverrides:
     guidance_rescale: Optional[float] = None
     """How far classifier-free guidance's output is drawn back to the conditional one's spread. Default: the prior's."""
     guidance_factor: Optional[float] = None
-    """Length of a scene-grounding step relative to the sampler's own (0.2 in the paper). Default: the prior's."""
+    """Strength of scene-grounding: of a constant step its length relative to the sampler's own (0.2 in the paper), of a
+    shrinking one the share of the difference that it takes away. Default: the prior's."""
     guidance_step: Optional[GuidanceStep] = None
     """Whether that length is kept whatever the loss (constant, the paper's) or bounded by it (shrinking). Default: the
     prior's."""

@@ -20,6 +20,7 @@ TINY = DiffusionConfig(
     bank_clips=6,
     start_clips=3,
     refresh_every=2,
+    noise_bias=0.5,
 )
 
 
@@ -59,7 +60,7 @@ def test_a_fresh_residual_network_errs_by_the_noise_alone_where_its_condition_is
     clips = stage._bank.draw(256, torch.Generator().manual_seed(0))
     _silence(stage)
     right = stage._losses(stage._noised({**clips, "condition": clips["target"]}))["hole_error"]
-    # What is left of v is sqrt(abar) noise; time steps are 1000 sqrt(u).
+    # What is left of v is sqrt(abar) noise; time steps are 1000 sqrt(u) with this bias.
     expected = stage._alphas[(1000 * torch.rand(100_000) ** 0.5).long()].mean()
     assert abs(right - expected) < 0.1 * expected
     assert stage._losses(stage._noised({**clips, "condition": clips["target"] + 1}))["hole_error"] > right + 0.3
@@ -74,7 +75,7 @@ def test_time_steps_cover_the_range_and_favour_noise():
     stage = _stage()
     drawn = torch.cat([stage._draw_timesteps(16) for _ in range(200)]).float()
     assert drawn.min() < 60 and drawn.max() > 980
-    # The mean of sqrt(u) is 1 / 1.5.
+    # The mean of u ** 0.5 is 1 / 1.5.
     assert abs(drawn.mean() / 1000 - 1 / 1.5) < 0.01
 
 

@@ -139,6 +139,19 @@ def test_guide_and_later_phase_make_the_steps_of_a_run(capture, tmp_path):
     assert configure(splat, folder / "splatfacto", folder / "guide").max_num_iterations == 24
 
 
+def test_splatfacto_s_step_counts_are_scaled_to_a_short_run(capture, tmp_path):
+    (_, splat) = plan_jobs([str(capture)], ["splatfacto"], options="", share_guide=True, **SETTINGS)
+
+    def of(steps):
+        return configure(replace(splat, steps=steps), tmp_path / "wall" / "splatfacto", tmp_path / "wall" / "guide")
+
+    short, whole, longer = of(3000), of(30_000), of(60_000)
+    assert short.pipeline.model.resolution_schedule == 300 and short.pipeline.model.stop_split_at == 1500
+    assert short.optimizers["means"]["scheduler"].max_steps == 3000
+    assert whole.pipeline.model.resolution_schedule == longer.pipeline.model.resolution_schedule == 3000
+    assert longer.max_num_iterations == 60_000
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_ablation_is_a_switch_that_changes_the_run(name, capture, tmp_path):
     _, plain, ablated = plan_jobs(

@@ -17,6 +17,14 @@ from guidedvd_ns.scripts.benchmarks.scenes.plan import GUIDE, REFERENCE, SPLATFA
 from guidedvd_ns.scripts.benchmarks.scenes.record import RunFolder
 
 NEVER = 10**9
+_SPLATFACTO_STEPS = (
+    "warmup_length",
+    "refine_every",
+    "resolution_schedule",
+    "sh_degree_interval",
+    "stop_split_at",
+    "stop_screen_size_at",
+)
 
 
 def configure(job: Job, folder: Path, guide_folder: Path) -> TrainerConfig:
@@ -50,8 +58,22 @@ def _splatfacto(job: Job, dataparser: Any, guide_folder: Path) -> TrainerConfig:
     shared.dataparser = dataparser
     shared.max_image_side, shared.points = job.max_image_side, RunFolder(guide_folder).points
     config.pipeline.datamanager = shared
-    config.max_num_iterations = job.steps
+    _shorten(config, job.steps)
     return config
+
+
+def _shorten(config: TrainerConfig, steps: int) -> None:
+    """Scale what happens at certain steps of splatfacto to a run of `steps`.
+
+    Unscaled, its settings spend the first 3000 steps at a quarter of the images' resolution: all of a short run.
+    """
+    share = min(1.0, steps / config.max_num_iterations)
+    model: Any = config.pipeline.model
+    for name in _SPLATFACTO_STEPS:
+        setattr(model, name, max(1, round(share * getattr(model, name))))
+    scheduler: Any = config.optimizers["means"]["scheduler"]
+    scheduler.max_steps = max(1, round(share * scheduler.max_steps))
+    config.max_num_iterations = steps
 
 
 def _guided(job: Job, dataparser: Any, guide_folder: Path) -> GuidedVDTrainerConfig:

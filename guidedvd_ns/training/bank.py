@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from guidedvd_ns.data.clips import ClipBatch
+from guidedvd_ns.training.processes import Processes
 
 MAX_REFRESH_EVERY = 1000
 
@@ -21,6 +22,19 @@ class ClipSource(Protocol):
     """Numbered batches of clips, each a function of its number (`clips.RoomClips` is one)."""
 
     def batch(self, index: int) -> ClipBatch: ...
+
+
+class BankConfig(Protocol):
+    """What a stage's configuration says about its bank; see the stages for what each means."""
+
+    @property
+    def bank_clips(self) -> int: ...
+
+    @property
+    def refresh_every(self) -> int: ...
+
+    @property
+    def refresh_share(self) -> float: ...
 
 
 class ClipBank:
@@ -164,3 +178,32 @@ class ClipBank:
 
 def _size(clip: dict[str, Tensor]) -> tuple[torch.Size, ...]:
     return tuple(value.shape for value in clip.values())
+
+
+def bank_of_stage(
+    source: ClipSource,
+    encode: Callable[[ClipBatch], dict[str, Tensor]],
+    config: BankConfig,
+    processes: Processes,
+    *,
+    reproducible: bool,
+) -> ClipBank:
+    """The bank of a training stage: each process takes batches of its own, as often as the main one does.
+
+    Args:
+        source: Where clips come from.
+        encode: What is kept of them.
+        config: How many, and how often new ones come.
+        processes: Those that train together.
+        reproducible: Whether they come exactly every `refresh_every` steps, whatever they cost.
+    """
+    return ClipBank(
+        source,
+        encode,
+        config.bank_clips,
+        refresh_every=config.refresh_every,
+        refresh_share=None if reproducible else config.refresh_share,
+        first_batch=processes.rank,
+        stride=processes.count,
+        agree=processes.agree,
+    )

@@ -19,7 +19,7 @@ from guidedvd_ns.priors.viewcrafter.conditioning import (
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
 from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
 from guidedvd_ns.pull_push import fill_holes
-from guidedvd_ns.training.bank import ClipBank, ClipSource
+from guidedvd_ns.training.bank import ClipSource, bank_of_stage
 from guidedvd_ns.training.gradients import GradientStep
 from guidedvd_ns.training.loop import Ema, learning_rate_factor
 from guidedvd_ns.training.processes import Processes
@@ -131,16 +131,7 @@ class DiffusionStage:
         self.ema = Ema(self.unet, config.ema_decay)
         self._alphas = build_scheduler().alphas_cumprod.to(device)
         self._generator = self._processes.generator(device, seed + 1)
-        self._bank = ClipBank(
-            source,
-            self._encode,
-            config.bank_clips,
-            refresh_every=config.refresh_every,
-            refresh_share=None if reproducible else config.refresh_share,
-            first_batch=self._processes.rank,
-            stride=self._processes.count,
-            agree=self._processes.agree,
-        )
+        self._bank = bank_of_stage(source, self._encode, config, self._processes, reproducible=reproducible)
         self._parameters = list(self.unet.parameters())
         self._optimizer = torch.optim.AdamW(
             self._parameters,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guidedvd_ns.data.clips import ClipBatch
 from guidedvd_ns.priors.viewcrafter.conditioning import encode_frames
-from guidedvd_ns.training.bank import ClipBank, ClipSource
+from guidedvd_ns.training.bank import ClipSource, bank_of_stage
 from guidedvd_ns.training.gradients import GradientStep
 from guidedvd_ns.training.loop import learning_rate_factor
 from guidedvd_ns.training.processes import Processes
@@ -113,16 +113,7 @@ class VaeStage:
         if initial_weights is not None:
             self.vae.load_state_dict(initial_weights)
         self._generator = self._processes.generator(device, seed)
-        self._bank = ClipBank(
-            source,
-            _as_bytes,
-            config.bank_clips,
-            refresh_every=config.refresh_every,
-            refresh_share=None if reproducible else config.refresh_share,
-            first_batch=self._processes.rank,
-            stride=self._processes.count,
-            agree=self._processes.agree,
-        )
+        self._bank = bank_of_stage(source, _as_bytes, config, self._processes, reproducible=reproducible)
         self._optimizer = torch.optim.AdamW(
             self.vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
         )

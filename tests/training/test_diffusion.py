@@ -3,37 +3,17 @@
 import dataclasses
 
 import torch
-from sources import NoiseClips
+from stages import TINY, diffusion_stage
 from test_loop import EndsAfter
 
-from guidedvd_ns.training.diffusion import DiffusionConfig, DiffusionStage
+from guidedvd_ns.training.diffusion import DiffusionStage
 from guidedvd_ns.training.loop import Budget, Session, train_stage
-from guidedvd_ns.training.vae import VaeConfig, build_vae
-
-VAE = VaeConfig(block_out_channels=(8, 8), norm_groups=4, latent_channels=2)
-TINY = DiffusionConfig(
-    model_channels=32,
-    channel_mult=(1,),
-    attention_resolutions=(1,),
-    batch_size=2,
-    warmup_steps=2,
-    bank_clips=6,
-    start_clips=3,
-    refresh_every=2,
-    noise_bias=0.5,
-)
-
-
-def _stage(config=TINY):
-    torch.manual_seed(7)
-    vae = build_vae(VAE, (16, 16)).eval().requires_grad_(False)
-    return DiffusionStage(config, NoiseClips(), vae, seed=3)
 
 
 def test_resumed_training_equals_an_uninterrupted_one(tmp_path):
     device = torch.device("cpu")
-    train_stage(_stage(), Budget(steps=5), EndsAfter(tmp_path / "a", device))
-    resumed, whole = _stage(), _stage()
+    train_stage(diffusion_stage(), Budget(steps=5), EndsAfter(tmp_path / "a", device))
+    resumed, whole = diffusion_stage(), diffusion_stage()
     assert train_stage(resumed, Budget(steps=5), Session(tmp_path / "a", device))
     assert train_stage(whole, Budget(steps=5), Session(tmp_path / "b", device))
     for name, value in whole.unet.state_dict().items():
@@ -43,7 +23,7 @@ def test_resumed_training_equals_an_uninterrupted_one(tmp_path):
 
 
 def test_a_fresh_network_has_the_loss_of_predicting_nothing():
-    stage = _stage(dataclasses.replace(TINY, residual=False))
+    stage = diffusion_stage(dataclasses.replace(TINY, residual=False))
     stage.train_step(0, 0.0)
     clips = stage._bank.draw(64, torch.Generator().manual_seed(0))
     _silence(stage)
@@ -55,7 +35,7 @@ def test_a_fresh_network_has_the_loss_of_predicting_nothing():
 
 
 def test_a_fresh_residual_network_errs_by_the_noise_alone_where_its_condition_is_right():
-    stage = _stage()
+    stage = diffusion_stage()
     stage.train_step(0, 0.0)
     clips = stage._bank.draw(256, torch.Generator().manual_seed(0))
     _silence(stage)
@@ -72,7 +52,7 @@ def _silence(stage: DiffusionStage) -> None:
 
 
 def test_time_steps_cover_the_range_and_favour_noise():
-    stage = _stage()
+    stage = diffusion_stage()
     drawn = torch.cat([stage._draw_timesteps(16) for _ in range(200)]).float()
     assert drawn.min() < 60 and drawn.max() > 980
     # The mean of u ** 0.5 is 1 / 1.5.
@@ -80,6 +60,6 @@ def test_time_steps_cover_the_range_and_favour_noise():
 
 
 def test_preview_is_a_picture():
-    picture = _stage().preview()
+    picture = diffusion_stage().preview()
     assert picture.shape == (3, 48, 64)
     assert 0 <= picture.min() and picture.max() <= 1

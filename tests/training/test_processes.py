@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from together import COUNT, CPU, run, small_batch, stage, train_small_network
+from stages import diffusion_stage
+from together import COUNT, CPU, run, small_batch, train_small_network
 from torch import multiprocessing
 
 from guidedvd_ns.training.loop import Budget, Session, train_stage
@@ -52,7 +53,7 @@ def test_weights_stay_equal_to_the_bit(found, what):
 
 def test_each_process_trains_on_its_own_clips(found, tmp_path):
     assert found[0]["clips"] == [0, 2, 4] and found[1]["clips"] == [1, 3, 5]
-    alone = stage(Processes())
+    alone = diffusion_stage(processes=Processes())
     train_stage(alone, Budget(steps=5), Session(tmp_path, CPU))
     assert not _equal(alone.unet.state_dict(), found[0]["whole"])
 
@@ -78,7 +79,7 @@ def test_only_the_main_process_writes(folder):
 
 def test_a_checkpoint_of_two_processes_is_refused_by_one(folder):
     with pytest.raises(ValueError, match="written by 2 processes, but 1"):
-        train_stage(stage(Processes()), Budget(steps=5), Session(folder / "whole", CPU))
+        train_stage(diffusion_stage(processes=Processes()), Budget(steps=5), Session(folder / "whole", CPU))
 
 
 def test_one_process_alone_needs_no_group(monkeypatch):

@@ -7,42 +7,17 @@ from pathlib import Path
 
 import torch
 from sources import NoiseClips
+from stages import VAE, diffusion_stage
 from test_loop import EndsAfter
 from torch import nn
 
-from guidedvd_ns.training.diffusion import DiffusionConfig, DiffusionStage
 from guidedvd_ns.training.gradients import GradientStep
 from guidedvd_ns.training.loop import Budget, Session, train_stage
 from guidedvd_ns.training.processes import Processes, join_processes
-from guidedvd_ns.training.vae import VaeConfig, VaeStage, build_vae
+from guidedvd_ns.training.vae import VaeStage
 
 COUNT = 2
 CPU = torch.device("cpu")
-VAE = VaeConfig(
-    block_out_channels=(8, 8),
-    norm_groups=4,
-    latent_channels=2,
-    batch_size=2,
-    warmup_steps=2,
-    bank_clips=6,
-    start_clips=3,
-)
-TINY = DiffusionConfig(
-    model_channels=32,
-    channel_mult=(1,),
-    attention_resolutions=(1,),
-    batch_size=2,
-    warmup_steps=2,
-    bank_clips=6,
-    start_clips=3,
-    refresh_every=2,
-)
-
-
-def stage(processes: Processes, *, reproducible: bool = True) -> DiffusionStage:
-    torch.manual_seed(7)
-    vae = build_vae(VAE, (16, 16)).eval().requires_grad_(False)
-    return DiffusionStage(TINY, NoiseClips(), vae, seed=3, processes=processes, reproducible=reproducible)
 
 
 def small_network() -> nn.Sequential:
@@ -95,12 +70,12 @@ def _findings(processes: Processes, folder: Path) -> dict:
     found = {"agreed": processes.agree(10.0 + processes.rank), "gathered": processes.gather(processes.rank)}
     found["small network"] = train_small_network(own_half, processes)
     found["resumed"] = _stopped_and_resumed(processes, folder)
-    whole = stage(processes)
+    whole = diffusion_stage(processes=processes)
     train_stage(whole, Budget(steps=5), Session(folder / "whole", CPU, processes=processes))
     found["whole"], found["average"] = whole.unet.state_dict(), whole.ema.average
     found["clips"] = whole._bank._source.asked_for
     found["skipped"] = _step_with_a_bad_gradient(processes)
-    timed = stage(processes, reproducible=False)
+    timed = diffusion_stage(processes=processes, reproducible=False)
     train_stage(timed, Budget(minutes=0.02), Session(folder / "timed", CPU, processes=processes))
     found["timed"] = timed.unet.state_dict()
     found["refresh_every"] = timed._bank._refresh_every
@@ -113,15 +88,17 @@ def _findings(processes: Processes, folder: Path) -> dict:
 def _stopped_and_resumed(processes: Processes, folder: Path) -> dict[str, torch.Tensor]:
     # Only the main process's deadline counts: the other would stop elsewhere.
     ends = EndsAfter if processes.is_main else Session
-    train_stage(stage(processes), Budget(steps=5), ends(folder / "resumed", CPU, processes=processes))
-    resumed = stage(processes)
+    train_stage(
+        diffusion_stage(processes=processes), Budget(steps=5), ends(folder / "resumed", CPU, processes=processes)
+    )
+    resumed = diffusion_stage(processes=processes)
     assert train_stage(resumed, Budget(steps=5), Session(folder / "resumed", CPU, processes=processes))
     return resumed.unet.state_dict()
 
 
 def _step_with_a_bad_gradient(processes: Processes) -> bool:
     """Whether a step in which one process has a bad gradient changes nothing."""
-    trained = stage(processes)
+    trained = diffusion_stage(processes=processes)
     before = {name: value.clone() for name, value in trained.unet.state_dict().items()}
     trained._gradients = OneBadGradient(trained._gradients, processes)
     trained.train_step(0, 0.0)

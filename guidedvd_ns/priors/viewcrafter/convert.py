@@ -24,9 +24,9 @@ from transformers import PreTrainedModel
 from guidedvd_ns.priors.base import SamplerSettings, authors_sampling
 from guidedvd_ns.priors.viewcrafter.checkpoint import open_checkpoint
 from guidedvd_ns.priors.viewcrafter.context import CONTEXT_COMPONENTS
+from guidedvd_ns.priors.viewcrafter.folder import COMPONENTS, write_description
 from guidedvd_ns.priors.viewcrafter.keys import PREFIXES, origins
 from guidedvd_ns.priors.viewcrafter.layout import check_layout, foreign_buffers
-from guidedvd_ns.priors.viewcrafter.prior import COMPONENTS, write_description
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
 from guidedvd_ns.priors.viewcrafter.sizes import ViewCrafterFacts, build_parts
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,15 +27,11 @@ from guidedvd_ns.priors.viewcrafter.conditioning import (
 )
 from guidedvd_ns.priors.viewcrafter.context import CONTEXT_COMPONENTS, TOKENIZED_PROMPTS, ContextEncoder
 from guidedvd_ns.priors.viewcrafter.decoder import decode
+from guidedvd_ns.priors.viewcrafter.folder import COMPONENTS, check_complete, write_description
 from guidedvd_ns.priors.viewcrafter.fused import use_channels_last
 from guidedvd_ns.priors.viewcrafter.scheduler import ViewCrafterScheduler
 from guidedvd_ns.priors.viewcrafter.unet import ViewCrafterUNet
 
-COMPONENTS = {
-    "unet": ("guidedvd_ns.priors.viewcrafter.unet", ViewCrafterUNet),
-    "vae": ("diffusers", AutoencoderKL),
-    "scheduler": ("guidedvd_ns.priors.viewcrafter.scheduler", ViewCrafterScheduler),
-}
 EncodeContext = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Photograph [H, W, 3] in [0, 1] -> conditional and unconditional context, [1, tokens, D] each."""
 
@@ -116,9 +110,9 @@ class ViewCrafterPrior(VideoPrior):
             ValueError: where its parts do not fit together.
         """
         folder, device = Path(folder), torch.device(device)
-        _check_complete(folder, ["prior.json", *COMPONENTS])
+        check_complete(folder, ["prior.json", *COMPONENTS])
         has_context = cast(dict, ViewCrafterUNet.load_config(folder / "unet"))["context_dim"] is not None
-        _check_complete(folder, CONTEXT_COMPONENTS if has_context else ())
+        check_complete(folder, CONTEXT_COMPONENTS if has_context else ())
         if dtype is None:
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         options = {"torch_dtype": dtype, "low_cpu_mem_usage": is_accelerate_available()}
@@ -391,27 +385,3 @@ class ViewCrafterPrior(VideoPrior):
                 " set it to 1."
             )
         self._check_size(self.settings.height, self.settings.width)
-
-
-def write_description(
-    folder: Path, settings: SamplerSettings, components: Mapping[str, tuple[str, type]], **options: Any
-) -> None:
-    """Write what tells a folder of components to be a prior, and how to put them together.
-
-    Args:
-        folder: where the components lie.
-        settings: how the prior wants to be sampled.
-        components: `COMPONENTS`, with `CONTEXT_COMPONENTS` where the network has a context.
-        options: further arguments of `ViewCrafterPrior`, and `tokenized_prompts` where they are not the default.
-    """
-    index: dict[str, Any] = {"_class_name": ViewCrafterPrior.__name__, "_diffusers_version": version("diffusers")}
-    index |= {name: [library, component.__name__] for name, (library, component) in components.items()}
-    description = {"settings": asdict(settings), **options}
-    for name, content in (("model_index.json", index), ("prior.json", description)):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _check_complete(folder: Path, names: Iterable[str]) -> None:
-    missing = [name for name in names if not (folder / name).exists()]
-    if missing:
-        raise FileNotFoundError(f"The prior in {folder} is incomplete: it has no {', '.join(missing)}.")

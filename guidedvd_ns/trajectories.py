@@ -145,8 +145,7 @@ def _plan_view(
     space: SeenSpace | None,
 ) -> list[tuple[Placement, float]]:
     """The placements kept of one input view, with their hole fractions."""
-    own = _resized(cameras_at(cameras, view, cameras.camera_to_worlds[view][None]), config.plan_resolution)
-    depths = _input_depths(render(own), config)
+    depths = _input_depths(render(_own_view(cameras, view, config)), config)
     if depths is None:
         CONSOLE.log(f"Input view {view} gets no trajectories: the guide has no depth at its image centre.")
         return []
@@ -177,11 +176,13 @@ def _plan_view(
 
 def _seen_space(cameras: Cameras, render: Render, config: TrajectoryConfig) -> SeenSpace:
     """What the input views see of the guide, each rendered at the planning resolution."""
-    own = [
-        _resized(cameras_at(cameras, view, cameras.camera_to_worlds[view][None]), config.plan_resolution)
-        for view in range(len(cameras))
-    ]
+    own = [_own_view(cameras, view, config) for view in range(len(cameras))]
     return SeenSpace.of(own, render, config.hole_threshold)
+
+
+def _own_view(cameras: Cameras, view: int, config: TrajectoryConfig) -> Cameras:  # [1]
+    """An input view's own camera at the planning resolution."""
+    return _resized(cameras_at(cameras, view, cameras.camera_to_worlds[view][None]), config.plan_resolution)
 
 
 def _in_free_space(candidates: list[Placement], space: SeenSpace, cameras: Cameras) -> list[Placement]:

@@ -119,7 +119,8 @@ class CaptureClips:
                 f"{config.max_hole_fraction:.0%}; give captures that look at places from several sides."
             )
         target, visible = (torch.stack(parts).to(self.device) for parts in zip(*clips, strict=True))
-        return degraded_clips(target.float() / 255, visible, config, keyed_generator(self.device, self.seed, index))
+        defects = keyed_generator(self.device, self.seed, index)
+        return degraded_clips(target.float() / 255, visible, config, defects)[0]
 
     def _clip(self, size: tuple[int, int], index: int, number: int) -> tuple[Tensor, Tensor] | None:
         """A clip's frames [T, H, W, 3] uint8 and what its input views see of them [T, H, W, 1], if one is found."""

@@ -24,7 +24,7 @@ from guidedvd_ns.data.rooms import (
     training_seed,
 )
 from guidedvd_ns.data.rooms.views import is_free
-from guidedvd_ns.data.visibility import Intrinsics, Sight, visible_from_views
+from guidedvd_ns.data.visibility import Intrinsics, Matches, Sight, match_frames, visible_from_views
 
 CLEARANCE = 0.15
 """Cameras keep this distance from everything, metres."""
@@ -116,6 +116,22 @@ class ClipConfig:
 
 
 @dataclass(frozen=True)
+class _Film:
+    """K true clips in each of R rooms, before they are degraded."""
+
+    target: Tensor
+    """[R, K, T, H, W, 3] in [0, 1]."""
+    visible: Tensor
+    """[R, K, T, H, W, 1] bool: an input view of the clip sees the surface."""
+    depth: Tensor
+    """[R, K, T, H, W, 1] z-depth, metres."""
+    poses: Tensor
+    """[R, K, T, 3, 4] OpenGL."""
+    intrinsics: Intrinsics
+    """Those of every frame."""
+
+
+@dataclass(frozen=True)
 class _Paths:
     """Candidate or chosen trajectories, M for each of R rooms."""
 
@@ -187,6 +203,29 @@ class RoomClips:
 
         Those without holes of the wanted size are left out, so a batch may be smaller, or empty.
         """
+        film = self._film(index)
+        target, visible = film.target.flatten(0, 1), film.visible.flatten(0, 1)
+        return degraded_clips(target, visible, self.config, self._defects(index))[0]
+
+    @torch.no_grad()
+    def matched_batch(self, index: int, gap: int) -> tuple[ClipBatch, Matches]:
+        """The same clips, and where the surfaces of each frame are in the one `gap` later.
+
+        Raises:
+            ValueError: where clips are mirrored, too.
+        """
+        if self.config.mirror:
+            raise ValueError("Only clips without their mirror images are matched: set `mirror` of the clips to False.")
+        film = self._film(index)
+        target, visible = film.target.flatten(0, 1), film.visible.flatten(0, 1)
+        clips, kept = degraded_clips(target, visible, self.config, self._defects(index))
+        matches = match_frames(film.depth.flatten(0, 1), film.poses.flatten(0, 1), film.intrinsics, gap)
+        return clips, matches[kept]
+
+    def _defects(self, index: int) -> torch.Generator:
+        return keyed_generator(self.device, self.seed, index, self.held_out)
+
+    def _film(self, index: int) -> _Film:
         config = self.config
         draws = keyed_generator("cpu", self.seed, index, self.held_out)
         size = draw_size(config, draws)
@@ -215,8 +254,7 @@ class RoomClips:
         target, depth = (image.unflatten(1, poses.shape[1:3]) for image in (seen.rgb, seen.depth))
         sight = Sight(views, view_depths, intrinsics)
         visible = visible_from_views(depth, poses, intrinsics, sight, paths.uses_view)
-        defects = keyed_generator(self.device, self.seed, index, self.held_out)
-        return degraded_clips(target.flatten(0, 1), visible.flatten(0, 1), config, defects)
+        return _Film(target, visible, depth, poses, intrinsics)
 
     @property
     def _progress(self) -> Tensor:  # [T]
@@ -312,8 +350,10 @@ def degraded_clips(
     visible: Tensor,  # [B, T, H, W, 1]
     config: ClipConfig,
     generator: torch.Generator,
-) -> ClipBatch:
+) -> tuple[ClipBatch, Tensor]:
     """True clips and their mirror images as a guide would know them; those without holes of a usable size are left out.
+
+    The second value says which are not, bool [B] (or [2 B], mirror images last).
 
     Args:
         target: True frames in [0, 1]; frame 0 is the reference.
@@ -329,7 +369,8 @@ def degraded_clips(
     condition, known = degrade(target, visible, strength, generator)
     clips = ClipBatch(target, condition, known)
     holes = clips.hole_fraction()
-    return clips[(holes >= config.min_hole_fraction) & (holes <= config.max_hole_fraction)]
+    usable = (holes >= config.min_hole_fraction) & (holes <= config.max_hole_fraction)
+    return clips[usable], usable
 
 
 def _poses(paths: _Paths, views: Tensor, progress: Tensor) -> Tensor:  # [R, M, len(progress), 3, 4]

@@ -1,4 +1,4 @@
-"""Which pixels of a clip show a surface that an input view sees too, from their depths."""
+"""Which pixels of a clip show a surface that another view sees too, and where in it, from their depths."""
 
 from __future__ import annotations
 
@@ -51,9 +51,61 @@ def visible_from_views(
     points = _unproject(depth, poses, intrinsics)
     visible = torch.zeros_like(depth, dtype=torch.bool)
     for view in range(sight.poses.shape[1]):
-        seen = _seen_by(points, sight.poses[:, view], sight.depth[:, view], sight.intrinsics, tolerance)
+        seen, _ = _seen_by(points, sight.poses[:, view], sight.depth[:, view], sight.intrinsics, tolerance)
         visible |= seen & uses_view[:, :, view, None, None, None, None]
     return visible
+
+
+@dataclass(frozen=True)
+class Matches:
+    """For every frame of B clips but the last `gap`, where its surfaces are in the frame `gap` later."""
+
+    gap: int
+    """Distance of the two frames."""
+    grid: Tensor
+    """[B, T - gap, H, W, 2] places in the later frame, as `grid_sample` takes them."""
+    visible: Tensor
+    """[B, T - gap, H, W, 1] bool: the later frame sees the surface."""
+
+    def __getitem__(self, item: slice | Tensor) -> Matches:
+        return Matches(self.gap, self.grid[item], self.visible[item])
+
+
+def concatenate_matches(parts: list[Matches]) -> Matches:
+    """The matches of all clips of several batches, in order."""
+    grid, visible = torch.cat([part.grid for part in parts]), torch.cat([part.visible for part in parts])
+    return Matches(parts[0].gap, grid, visible)
+
+
+def match_frames(
+    depth: Tensor,  # [B, T, H, W, 1]
+    poses: Tensor,  # [B, T, 3, 4]
+    intrinsics: Intrinsics,
+    gap: int,
+) -> Matches:
+    """Match each frame with the one `gap` later by true depth (z-depth) and OpenGL poses; see `visible_from_views`."""
+    pairs = (len(depth), depth.shape[1] - gap)
+    points = _unproject(
+        depth[:, :-gap, None].flatten(0, 1)[:, None], poses[:, :-gap].flatten(0, 1)[:, None, None], intrinsics
+    )
+    later_poses, later_depth = poses[:, gap:].flatten(0, 1), depth[:, gap:].flatten(0, 1)
+    visible, grid = _seen_by(points, later_poses, later_depth, intrinsics, DEPTH_TOLERANCE)
+    return Matches(gap, grid[:, 0, 0].unflatten(0, pairs), visible[:, 0, 0].unflatten(0, pairs))
+
+
+def covisible_difference(
+    frames: Tensor,  # [T, H, W, 3]
+    matches: Matches,  # of one clip: [1, T - gap, ...]
+) -> float:
+    """Mean absolute difference in colour of surfaces that two frames of a clip show, whatever they ought to look like.
+
+    How far a clip is from showing one rigid scene. Resampling the later frame adds a little to it, even for true clips.
+    Not a number where no two frames show the same.
+    """
+    later = frames[matches.gap :].movedim(-1, 1)
+    found = F.grid_sample(later, matches.grid[0].to(later), mode="bilinear", padding_mode="border", align_corners=False)
+    difference = (found.movedim(1, -1) - frames[: -matches.gap]).abs()
+    return float(difference[matches.visible[0].expand_as(difference)].mean())
 
 
 def _unproject(depth: Tensor, poses: Tensor, intrinsics: Intrinsics) -> Tensor:  # [R, K, T, h, w, 3]
@@ -73,7 +125,7 @@ def _seen_by(
     view_depth: Tensor,  # [R, H, W, 1]
     intrinsics: Intrinsics,
     tolerance: float,
-) -> Tensor:  # [R, K, T, h, w, 1]
+) -> tuple[Tensor, Tensor]:  # [R, K, T, h, w, 1] bool and, as `grid_sample` wants it, where: [R, K, T, h, w, 2]
     fx, fy, cx, cy = intrinsics
     height, width = view_depth.shape[1:3]
     flat = (points.flatten(1, 4) - view[:, None, :, 3]) @ view[:, :, :3]
@@ -89,4 +141,5 @@ def _seen_by(
         own = F.grid_sample(inverse, grid, mode=mode, padding_mode="border", align_corners=False)[:, 0, 0]
         return (own * distance - 1).abs() < tolerance
 
-    return (inside & (agrees("bilinear") | agrees("nearest"))).reshape(*points.shape[:-1], 1)
+    seen = inside & (agrees("bilinear") | agrees("nearest"))
+    return seen.reshape(*points.shape[:-1], 1), grid.reshape(*points.shape[:-1], 2)

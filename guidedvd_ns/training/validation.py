@@ -16,6 +16,8 @@ from rich.table import Table
 from torch import Tensor
 
 from guidedvd_ns.data.clips import ClipBatch, ClipConfig, RoomClips, concatenate_clips
+from guidedvd_ns.data.visibility import Matches, concatenate_matches, covisible_difference
+from guidedvd_ns.generation import blend_known
 from guidedvd_ns.guidance import sample_guided
 from guidedvd_ns.losses import st_lpips_metric
 from guidedvd_ns.priors.base import SamplerOverrides, VideoPrior
@@ -24,13 +26,16 @@ from guidedvd_ns.training.files import write_text
 TELEA_RADIUS = 3.0
 """Neighbourhood of OpenCV's inpainting in pixels."""
 
+MATCH_GAP = 4
+"""Frames between two that must show a surface alike."""
+
 
 @dataclass(frozen=True)
 class Score:
     """Means over clips of one way to fill holes."""
 
     method: str
-    """black, telea, vae (the truth, encoded and decoded), unguided or guided."""
+    """truth, black, telea, vae (the truth, encoded and decoded), unguided or guided."""
     num_steps: int
     """Denoising steps, 0 where there are none."""
     guidance_factor: float
@@ -41,6 +46,8 @@ class Score:
     """PSNR in dB over all pixels."""
     known_difference: float
     """Mean absolute difference from the condition on known pixels."""
+    covisible_difference: float
+    """Mean absolute difference between two frames of a clip, `MATCH_GAP` apart, where both show a surface."""
     st_lpips: float
     """Shift-tolerant LPIPS (AlexNet) against the truth."""
     seconds: float
@@ -49,19 +56,34 @@ class Score:
     """How long a step of guidance is, constant or shrinking; empty where nothing guides."""
     restore_detail: bool = False
     """Whether frames got back what the autoencoder loses of the condition."""
+    known_kept: bool = False
+    """Whether known pixels were then taken from the condition, as the method does before it trains on a sequence."""
 
 
-def held_out_clips(config: ClipConfig, count: int, device: torch.device | str, seed: int = 0) -> ClipBatch:
+@dataclass(frozen=True)
+class HeldOutClips:
+    """Clips of rooms that are never trained on, and where the surfaces of a frame are in later ones."""
+
+    clips: ClipBatch
+    """N clips."""
+    matches: Matches
+    """Those of the same clips, `MATCH_GAP` frames apart."""
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+
+def held_out_clips(config: ClipConfig, count: int, device: torch.device | str, seed: int = 0) -> HeldOutClips:
     """`count` clips of as many rooms that are never trained on."""
     changes = {"clips_per_room": 1, "mirror": False, "other_sizes": (), "compile_rendering": False}
     single = replace(config, rooms_per_batch=min(count, 8), **changes)
     source = RoomClips(single, device, seed=seed, held_out=True)
-    batches, found, index = [], 0, 0
-    while found < count:
-        batches.append(source.batch(index))
-        found += len(batches[-1])
+    batches, index = [], 0
+    while sum(len(clips) for clips, _ in batches) < count:
+        batches.append(source.matched_batch(index, min(MATCH_GAP, config.num_frames - 1)))
         index += 1
-    return concatenate_clips(batches)[:count]
+    clips, matches = zip(*batches, strict=True)
+    return HeldOutClips(concatenate_clips(list(clips))[:count], concatenate_matches(list(matches))[:count])
 
 
 def inpaint_telea(
@@ -90,7 +112,8 @@ def sample_clip(
         clips.known[index],
         clips.condition[index, 0],
         generator,
-        perceptual=None,
+        height=clips.target.shape[2],
+        width=clips.target.shape[3],
     )
     while True:
         try:
@@ -99,8 +122,11 @@ def sample_clip(
             return stop.value
 
 
-def score(name: str, fill: Callable[[int], Tensor], clips: ClipBatch, num_steps: int = 0, factor: float = 0.0) -> Score:
+def score(
+    name: str, fill: Callable[[int], Tensor], held_out: HeldOutClips, num_steps: int = 0, factor: float = 0.0
+) -> Score:
     """Score a way to fill holes, given as a function from the number of a clip to its frames [T, H, W, 3]."""
+    clips, matches = held_out.clips, held_out.matches
     rows, lpips, seconds = [], st_lpips_metric(clips.target.device), 0.0
     for index in range(len(clips)):
         started = time.monotonic()
@@ -108,6 +134,7 @@ def score(name: str, fill: Callable[[int], Tensor], clips: ClipBatch, num_steps:
         if filled.device.type == "cuda":
             torch.cuda.synchronize(filled.device)
         seconds += time.monotonic() - started
+        consistency = covisible_difference(filled, matches[index : index + 1])
         # Frame 0 is the photograph itself.
         truth, known = clips.target[index, 1:], clips.known[index, 1:]
         filled, condition = filled[1:], clips.condition[index, 1:]
@@ -116,11 +143,13 @@ def score(name: str, fill: Callable[[int], Tensor], clips: ClipBatch, num_steps:
                 _psnr(filled, truth, 1 - known),
                 _psnr(filled, truth, torch.ones_like(known)),
                 float(((filled - condition).abs() * known).sum() / (3 * known.sum()).clamp(min=1)),
+                consistency,
                 float(lpips(filled, truth)),
             ]
         )
-    holes, whole, known_difference, st_lpips = np.mean(rows, axis=0).tolist()
-    return Score(name, num_steps, factor, holes, whole, known_difference, st_lpips, seconds / len(clips))
+    holes, whole, known_difference, consistency, st_lpips = np.nanmean(rows, axis=0).tolist()
+    means = (holes, whole, known_difference, consistency, st_lpips)
+    return Score(name, num_steps, factor, *means, seconds / len(clips))
 
 
 def _psnr(images: Tensor, truth: Tensor, weight: Tensor) -> float:
@@ -130,55 +159,69 @@ def _psnr(images: Tensor, truth: Tensor, weight: Tensor) -> float:
 
 def compare(
     prior: VideoPrior,
-    clips: ClipBatch,
+    held_out: HeldOutClips,
     settings: list[tuple[int, float]],
     *,
     seconds: float = float("inf"),
 ) -> Iterator[Score]:
     """`compare_variants` at each (steps, guidance factor) of `settings`; a factor of 0 samples without guidance."""
     variants = [SamplerOverrides(num_steps=num_steps, guidance_factor=factor) for num_steps, factor in settings]
-    return compare_variants(prior, clips, variants, seconds=seconds)
+    return compare_variants(prior, held_out, variants, seconds=seconds)
 
 
 def compare_variants(
     prior: VideoPrior,
-    clips: ClipBatch,
+    held_out: HeldOutClips,
     variants: Sequence[SamplerOverrides],
     *,
     seconds: float = float("inf"),
 ) -> Iterator[Score]:
-    """Scores of black holes, Telea, the VAE alone, and the prior sampled in each of several ways.
+    """Scores of the truth, black holes, Telea, the VAE alone, and the prior sampled in each of several ways.
+
+    Each way counts twice, with the frames as they are sampled and with their known pixels from the condition.
 
     Args:
         prior: Sampled with its own settings but for those of the variant; left with its own.
-        clips: Held-out clips on the prior's device.
+        held_out: Clips on the prior's device.
         variants: What to try, most interesting first.
         seconds: No further variant is begun after this time.
     """
-    started, own = time.monotonic(), prior.settings
-    yield score("black", lambda index: clips.condition[index], clips)
-    yield score("telea", lambda index: inpaint_telea(clips.condition[index], clips.known[index]), clips)
+    started, own, clips = time.monotonic(), prior.settings, held_out.clips
+    yield score("truth", lambda index: clips.target[index], held_out)
+    yield score("black", lambda index: clips.condition[index], held_out)
+    yield score("telea", lambda index: inpaint_telea(clips.condition[index], clips.known[index]), held_out)
     with torch.no_grad():
-        yield score("vae", lambda index: _through_vae(prior, clips.target[index]), clips)
+        yield score("vae", lambda index: _through_vae(prior, clips.target[index]), held_out)
     for variant in variants:
         if time.monotonic() - started > seconds:
             CONSOLE.log("Validation stops here: its time is up.")
             return
         try:
             prior.override(variant)
-            used = prior.settings
-            guided = used.guidance_factor > 0
-            entry = score(
-                "guided" if guided else "unguided",
-                lambda index: sample_clip(prior, clips, index),
-                clips,
-                used.num_steps,
-                used.guidance_factor,
-            )
+            scores = _scores_of_samples(prior, held_out)
         finally:
             prior.settings = own
-        step = used.guidance_step if guided else ""
-        yield replace(entry, guidance_step=step, restore_detail=used.restore_detail)
+        yield from scores
+
+
+def _scores_of_samples(prior: VideoPrior, held_out: HeldOutClips) -> list[Score]:
+    """The prior sampled with its present settings; without and with known pixels from the condition."""
+    used, clips, samples = prior.settings, held_out.clips, {}
+    guided = used.guidance_factor > 0
+
+    def sampled(index: int) -> Tensor:
+        samples[index] = sample_clip(prior, clips, index)
+        return samples[index]
+
+    def kept(index: int) -> Tensor:
+        return blend_known(samples[index], clips.condition[index], clips.known[index].bool())
+
+    name = "guided" if guided else "unguided"
+    plain = score(name, sampled, held_out, used.num_steps, used.guidance_factor)
+    plain = replace(plain, guidance_step=used.guidance_step if guided else "", restore_detail=used.restore_detail)
+    blended = score(name, kept, held_out)
+    measured = ("psnr_holes", "psnr", "known_difference", "covisible_difference", "st_lpips")
+    return [plain, replace(plain, known_kept=True, **{name: getattr(blended, name) for name in measured})]
 
 
 def _through_vae(prior: VideoPrior, frames: Tensor) -> Tensor:
@@ -188,14 +231,25 @@ def _through_vae(prior: VideoPrior, frames: Tensor) -> Tensor:
 
 def best_guided(scores: list[Score]) -> Score | None:
     """The guided setting of the prior with the highest PSNR inside holes, or None where there is none."""
-    sampled = [entry for entry in scores if entry.num_steps and entry.guidance_factor > 0]
+    sampled = [entry for entry in scores if entry.num_steps and entry.guidance_factor > 0 and not entry.known_kept]
     return max(sampled, key=lambda entry: entry.psnr_holes, default=None)
 
 
 def table(scores: list[Score]) -> Table:
     """The scores as a table for the terminal."""
     result = Table(
-        "method", "steps", "factor", "step", "detail", "holes dB", "whole dB", "|S - X| known", "ST-LPIPS", "s / clip"
+        "method",
+        "steps",
+        "factor",
+        "step",
+        "detail",
+        "known",
+        "holes dB",
+        "whole dB",
+        "|S - X| known",
+        "co-visible",
+        "ST-LPIPS",
+        "s / clip",
     )
     for entry in scores:
         result.add_row(
@@ -204,9 +258,11 @@ def table(scores: list[Score]) -> Table:
             f"{entry.guidance_factor:g}" if entry.num_steps else "",
             entry.guidance_step,
             "restored" if entry.restore_detail else "",
+            "kept" if entry.known_kept else "",
             f"{entry.psnr_holes:.2f}",
             f"{entry.psnr:.2f}",
             f"{entry.known_difference:.4f}",
+            f"{entry.covisible_difference:.4f}",
             f"{entry.st_lpips:.4f}",
             f"{entry.seconds:.2f}",
         )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from guidedvd_ns.data.rooms import look_at
-from guidedvd_ns.data.visibility import Sight, visible_from_views
+from guidedvd_ns.data.visibility import Sight, covisible_difference, match_frames, visible_from_views
 
 HEIGHT, WIDTH = 24, 32
 INTRINSICS = (28.0, 28.0, 16.0, 12.0)
@@ -70,3 +70,21 @@ def test_a_view_knows_all_of_itself():
     sight = Sight(view[None, None], depth[:, 0], INTRINSICS)
     uses = torch.ones(1, 1, 1, dtype=torch.bool)
     assert visible_from_views(depth, view[None, None, None], INTRINSICS, sight, uses).all()
+
+
+def test_matched_frames_show_the_same_colours():
+    poses = torch.stack([_pose(-0.6, 0.0), _pose(0.0, 0.1, 0.1), _pose(0.7, 0.0, 0.2)])
+    depth = torch.stack([_depth(pose) for pose in poses])
+    points = poses[:, None, None, :, 3] + depth * torch.stack([_rays(pose) for pose in poses])
+    # Colours that change slowly over the scene's two planes, so that resampling errs little.
+    frames = 0.5 + 0.1 * points
+    matches = match_frames(depth[None], poses[None], INTRINSICS, gap=2)
+    assert matches.grid.shape == (1, 1, HEIGHT, WIDTH, 2)
+    seen = matches.visible[0, 0]
+    disagreement = (seen[..., 0] != _sees(poses[2], points[0])).float().mean()
+    assert 0.2 < float(seen.float().mean()) < 0.95 and float(disagreement) < 0.05
+    truth = covisible_difference(frames, matches)
+    assert truth < 0.005
+    # What flickers differs by as much as it flickers; where it lies does not matter.
+    flickering = frames + torch.tensor([0.0, 0.3, 0.2])[:, None, None, None]
+    assert covisible_difference(flickering, matches) == pytest.approx(0.2, abs=0.01)

@@ -69,16 +69,16 @@ def benchmark_prior(config: Annotated[PriorBenchmark, tyro.conf.arg(name="")]) -
         prior.settings = replace(prior.settings, eta=config.eta)
     settings = prior.settings
     size = ClipConfig(num_frames=settings.num_frames, height=settings.height, width=settings.width)
-    clips = validation.held_out_clips(size, config.clips, device, config.seed)
+    held_out = validation.held_out_clips(size, config.clips, device, config.seed)
     scores = []
-    for entry in validation.compare_variants(prior, clips, tried):
+    for entry in validation.compare_variants(prior, held_out, tried):
         scores.append(entry)
         if config.output is not None:
             config.output.mkdir(parents=True, exist_ok=True)
             validation.save_scores(scores, config.output / "prior.json")
     CONSOLE.print(validation.table(scores))
     if config.output is not None:
-        write_png(config.output / "prior.png", validation.contact_sheet(prior, clips))
+        write_png(config.output / "prior.png", validation.contact_sheet(prior, held_out.clips))
 
 
 def _tried(config: PriorBenchmark) -> list[SamplerOverrides]:

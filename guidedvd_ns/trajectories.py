@@ -74,6 +74,9 @@ class TrajectoryConfig:
             raise ValueError(f"trajectories.erosion must be an odd number of pixels, got {self.erosion}.")
         if min(self.radius_scales, default=1.0) <= 0:
             raise ValueError(f"trajectories.radius_scales must be positive, got {self.radius_scales}.")
+        for name in ("hole_threshold", "min_hole_fraction", "max_hole_fraction", "inside_depth", "inside_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"trajectories.{name} must lie in [0, 1], got {getattr(self, name)}.")
         if self.plan_resolution < 1:
             raise ValueError(f"trajectories.plan_resolution must be at least 1 pixel, got {self.plan_resolution}.")
 

@@ -98,7 +98,7 @@ class TrainPriorConfig:
     seed: int = 0
     """Seed of weights and draws."""
     initial_vae: Optional[Path] = None
-    """Folder of an earlier prior whose VAE is the start of the first stage (sizes must agree)."""
+    """Earlier prior, a folder or `bundled`, whose VAE is the start of the first stage (sizes must agree)."""
     render_device: Optional[str] = None
     """Another device, on which clips are rendered by processes of their own while this one trains (`cuda:1`)."""
     renderers: int = 3
@@ -222,7 +222,9 @@ def _first_stage(
         vae = build_vae(config.vae, size).to(device=session.device)  # pyright: ignore[reportCallIssue]
         vae.load_state_dict(torch.load(finished, map_location=session.device, weights_only=True))
         return vae.eval().requires_grad_(False)
-    initial = ViewCrafterPrior.from_pretrained(config.initial_vae, "cpu", torch.float32) if config.initial_vae else None
+    initial = None
+    if config.initial_vae is not None:
+        initial = ViewCrafterPrior.from_pretrained(find_prior(config.initial_vae, "cpu"), "cpu", torch.float32)
     stage = VaeStage(
         config.vae,
         source,
@@ -274,10 +276,10 @@ def _validated(config: TrainPriorConfig, prior: ViewCrafterPrior) -> ViewCrafter
     """Compare on held-out rooms, write what was found, and give the prior the best steps and guidance factor."""
     from guidedvd_ns.training import validation
 
-    clips = validation.held_out_clips(config.clips, config.validation.clips, prior.device, config.seed)
+    held_out = validation.held_out_clips(config.clips, config.validation.clips, prior.device, config.seed)
     settings = [(steps, factor) for steps in config.validation.steps for factor in config.validation.guidance_factors]
     scores = []
-    for entry in validation.compare(prior, clips, settings, seconds=60 * config.validation.minutes):
+    for entry in validation.compare(prior, held_out, settings, seconds=60 * config.validation.minutes):
         scores.append(entry)
         validation.save_scores(scores, config.output / "validation.json")
     CONSOLE.print(validation.table(scores))
@@ -287,7 +289,7 @@ def _validated(config: TrainPriorConfig, prior: ViewCrafterPrior) -> ViewCrafter
     changes = {"num_steps": best.num_steps, "guidance_factor": best.guidance_factor}
     prior.settings = dataclasses.replace(prior.settings, **changes)
     validation.save_settings(prior, config.output / "prior")
-    write_png(config.output / "validation.png", validation.contact_sheet(prior, clips))
+    write_png(config.output / "validation.png", validation.contact_sheet(prior, held_out.clips))
     CONSOLE.log(f"Best inside holes: {best.num_steps} steps, guidance factor {best.guidance_factor:g}.")
     return prior
 
@@ -298,6 +300,8 @@ def main(arguments: list[str] | None = None) -> None:
     default = None
     if "--config" in arguments:
         position = arguments.index("--config")
+        if position + 1 == len(arguments):
+            raise SystemExit("--config needs a file: name the YAML or JSON file with the options.")
         default = read_config(TrainPriorConfig, Path(arguments[position + 1]))
         del arguments[position : position + 2]
     default = default or TrainPriorConfig()

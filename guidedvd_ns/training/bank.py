@@ -17,6 +17,9 @@ from guidedvd_ns.training.processes import Processes
 
 MAX_REFRESH_EVERY = 1000
 
+MAX_EMPTY_BATCHES = 50
+"""In a row, after which a source is taken to have nothing to give."""
+
 
 class ClipSource(Protocol):
     """Numbered batches of clips, each a function of its number (`clips.RoomClips` is one)."""
@@ -121,9 +124,19 @@ class ClipBank:
         return time.monotonic()
 
     def fill(self, count: int) -> None:
-        """Refresh until the bank holds at least `count` clips (or is full)."""
+        """Refresh until the bank holds at least `count` clips (or is full).
+
+        Raises:
+            ValueError: The source's batches are empty.
+        """
+        empty = 0
         while len(self) < min(count, self._capacity):
-            self.refresh()
+            empty = 0 if self.refresh() else empty + 1
+            if empty == MAX_EMPTY_BATCHES:
+                raise ValueError(
+                    f"{empty} batches in a row had no clip with holes of a usable size: widen the clips'"
+                    " min_hole_fraction and max_hole_fraction."
+                )
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """`count` clips of one size picked at random, with repetition; each clip of the bank is equally likely.

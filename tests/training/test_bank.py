@@ -1,5 +1,6 @@
 """The clip bank: a ring that a checkpoint restores without storing clips."""
 
+import pytest
 import torch
 from sources import NoiseClips
 
@@ -51,6 +52,15 @@ def test_fill_stops_at_the_capacity():
     bank = _bank(capacity=4)
     bank.fill(100)
     assert len(bank) == 4
+
+
+def test_fill_gives_up_on_a_source_that_has_nothing():
+    class Nothing(NoiseClips):
+        def batch(self, index):
+            return super().batch(index)[:0]
+
+    with pytest.raises(ValueError, match="50 batches in a row"):
+        ClipBank(Nothing(), _means, capacity=3).fill(1)
 
 
 def test_a_restored_bank_draws_the_same_clips():

@@ -53,9 +53,6 @@ class DiffusionConfig:
     """The loss weighs a latent pixel by 1 + this times its unknown share."""
     noise_bias: float = 0.25
     """Time steps are 1000 u ** this, u uniform: below 1, noisier ones are drawn more often."""
-    terminal_share: float = 0.0
-    """Share of the clips that are shown as pure noise instead: from there, a run of few steps makes nearly all it
-    makes."""
     bank_clips: int = 4096
     """Encoded clips kept on the device (0.4 MB each at 16 x 96 x 128)."""
     start_clips: int = 256
@@ -203,11 +200,7 @@ class DiffusionStage:
         device = self._generator.device
         offset = torch.rand(count, generator=self._generator, device=device)
         uniform = (torch.arange(count, device=device) + offset) / count
-        timesteps = (1000 * uniform**self.config.noise_bias).long().clamp(max=999)
-        # Noise levels rise through the batch, whose clips are in no order: every other clip, say, whatever its level.
-        places = torch.arange(count, device=device)
-        share = self.config.terminal_share
-        return timesteps.masked_fill(((places + 1) * share).long() > (places * share).long(), 999)
+        return (1000 * uniform**self.config.noise_bias).long().clamp(max=999)
 
     @torch.no_grad()
     def preview(self) -> Tensor:  # [3, H, W]

@@ -167,6 +167,7 @@ def _authors_pipeline() -> GuidedVDPipelineConfig:
             antialias_guide=False,
         ),
         seeding=SeedingConfig(frames=0),
+        scene_start="points",
         model=GuidedVDSplatModelConfig(
             reset_recovery_steps=0,
             perceptual="vgg19",

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from gsplat.strategy.ops import _update_param_with_optimizer
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.models.splatfacto import RGB2SH, SH2RGB, SplatfactoModel, SplatfactoModelConfig
 from torch import Tensor
 
 from guidedvd_ns.gaussians import PARAMETER_NAMES, render_gaussians
@@ -126,13 +126,31 @@ class GuidedVDSplatModel(SplatfactoModel):
         return torch.nn.Module.load_state_dict(self, dict, **kwargs)
 
     @torch.no_grad()
-    def restart(self, optimizers: dict[str, torch.optim.Optimizer]) -> None:
-        """Begin afresh from the initial points: parameters in place, optimizer and densification state cleared."""
+    def restart(self, optimizers: dict[str, torch.optim.Optimizer], guide: Guide | None = None) -> None:
+        """Begin afresh from the initial points, or from a guide's Gaussians.
+
+        Parameters are replaced in place, the optimizers' and densification's state is cleared.
+        """
+        start = self.initial if guide is None else self._as_own(guide)
         for name in PARAMETER_NAMES:
-            self.gauss_params[name].data = self.initial[name].to(self.device).clone()
+            self.gauss_params[name].data = start[name].to(self.device).clone()
             self.gauss_params[name].grad = None
             optimizers[name].state.clear()
         self.follow(self.schedule, self.scene_extent)
+
+    def _as_own(self, guide: Guide) -> dict[str, Tensor]:
+        """A guide's Gaussians with as many spherical harmonics as the model has."""
+        gaussians = {name: guide.get_buffer(name) for name in PARAMETER_NAMES}
+        degree, own = int(guide.sh_degree), self.config.sh_degree
+        if (degree > 0) != (own > 0):
+            base = gaussians["features_dc"]
+            rgb = SH2RGB(base) if degree > 0 else torch.sigmoid(base)
+            gaussians["features_dc"] = _initial_colors(rgb, own)
+        rest, wanted = gaussians["features_rest"], self.gauss_params["features_rest"].shape[1]
+        padded = rest.new_zeros(len(rest), wanted, 3)
+        shared = min(wanted, rest.shape[1])
+        padded[:, :shared] = rest[:, :shared]
+        return gaussians | {"features_rest": padded}
 
     @torch.no_grad()
     def add(self, seeds: Seeds, optimizers: dict[str, torch.optim.Optimizer]) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Literal, Optional
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -47,6 +47,9 @@ class GuidedVDPipelineConfig(VanillaPipelineConfig):
     """Whether to generate views at all; off trains the second phase on the photographs alone (an ablation)."""
     seeding: SeedingConfig = field(default_factory=SeedingConfig)
     """Gaussians that begin where a sequence shows what the scene does not have."""
+    scene_start: Literal["points", "guide"] = "guide"
+    """Where the second phase begins: with the guide's fitted Gaussians, or afresh at the initial points (the
+    paper's)."""
     guide_fraction: float = 0.5
     """Share of the run's steps that fit the guide; the paper's two phases are equally long."""
     guide_config: Optional[Path] = None
@@ -218,7 +221,7 @@ class GuidedVDPipeline(VanillaPipeline):
         self.generation.say(f"{count} of {tried} sequences kept")
 
     def _begin_scene(self, optimizers: Optimizers) -> None:
-        """Freeze the guide and start the model afresh from the initial points."""
+        """Freeze the guide, and start the scene where the configuration says."""
         if not self.guide.is_fitted:
             model = self.gaussians
             self.guide.adopt(
@@ -226,10 +229,12 @@ class GuidedVDPipeline(VanillaPipeline):
                 sh_degree=model.config.sh_degree,
                 antialiased=model.config.rasterize_mode == "antialiased",
             )
-        self.gaussians.restart(optimizers.optimizers)
+        from_guide = self.config.scene_start == "guide"
+        self.gaussians.restart(optimizers.optimizers, self.guide if from_guide else None)
         self._begun = True
         self.generation.say("fitting the scene")
-        CONSOLE.log(f"The guide is frozen ({len(self.guide.get_buffer('means'))} Gaussians); the scene begins afresh.")
+        count, start = len(self.guide.get_buffer("means")), "a copy of it" if from_guide else "the initial points"
+        CONSOLE.log(f"The guide is frozen ({count} Gaussians); the scene begins with {start}.")
 
     def _settled_schedule(self) -> Schedule:
         # A method: the viewer reads every property of a pipeline, before there is a schedule.

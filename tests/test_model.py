@@ -168,6 +168,26 @@ def test_restart_brings_the_initial_points_back():
     assert id(model.means) == identity and not optimizers["means"].state
 
 
+@pytest.mark.parametrize(("guide_degree", "degree"), [(0, 0), (0, 3), (3, 0), (3, 1)])
+def test_restart_from_a_guide_looks_like_it(guide_degree: int, degree: int):
+    fitted, model = _model(sh_degree=guide_degree), _model(sh_degree=degree)
+    torch.nn.init.normal_(fitted.gauss_params["features_dc"], generator=torch.Generator().manual_seed(2))
+    torch.nn.init.constant_(fitted.gauss_params["features_rest"], 0.1)
+    fitted.gauss_params["means"].data += 0.1
+    guide = Guide()
+    guide.adopt({name: fitted.gauss_params[name] for name in PARAMETER_NAMES}, sh_degree=guide_degree)
+    optimizers = _optimizers(model)
+    model.restart(optimizers, guide)
+    assert torch.equal(model.means, fitted.means) and torch.equal(model.opacities, fitted.opacities)
+    assert optimizers["means"].param_groups[0]["params"] == [model.means]
+    torch.testing.assert_close(model.colors.clamp(0, 1), fitted.colors.clamp(0, 1), atol=0.51 / 255, rtol=0)
+    rest = model.gauss_params["features_rest"]
+    assert len(rest) == 60 and rest.shape == _model(sh_degree=degree).gauss_params["features_rest"].shape
+    assert float(rest.sum()) == pytest.approx(0.1 * 60 * 3 * min(rest.shape[1], (guide_degree + 1) ** 2 - 1), rel=1e-4)
+    model.means.data.zero_()
+    assert not torch.equal(guide.get_buffer("means"), model.means)
+
+
 def _seeds(count: int = 5) -> Seeds:
     generator = torch.Generator().manual_seed(1)
     means = torch.rand(count, 3, generator=generator) - torch.tensor([0.5, 0.5, 2.5])

@@ -139,18 +139,15 @@ class GuidedVDSplatModel(SplatfactoModel):
         self.follow(self.schedule, self.scene_extent)
 
     def _as_own(self, guide: Guide) -> dict[str, Tensor]:
-        """A guide's Gaussians with as many spherical harmonics as the model has."""
+        """A guide's Gaussians in the model's colours, without their higher harmonics: no band is on at first."""
         gaussians = {name: guide.get_buffer(name) for name in PARAMETER_NAMES}
         degree, own = int(guide.sh_degree), self.config.sh_degree
         if (degree > 0) != (own > 0):
             base = gaussians["features_dc"]
             rgb = SH2RGB(base) if degree > 0 else torch.sigmoid(base)
             gaussians["features_dc"] = _initial_colors(rgb, own)
-        rest, wanted = gaussians["features_rest"], self.gauss_params["features_rest"].shape[1]
-        padded = rest.new_zeros(len(rest), wanted, 3)
-        shared = min(wanted, rest.shape[1])
-        padded[:, :shared] = rest[:, :shared]
-        return gaussians | {"features_rest": padded}
+        bands = self.gauss_params["features_rest"].shape[1]
+        return gaussians | {"features_rest": gaussians["means"].new_zeros(len(gaussians["means"]), bands, 3)}
 
     @torch.no_grad()
     def add(self, seeds: Seeds, optimizers: dict[str, torch.optim.Optimizer]) -> None:

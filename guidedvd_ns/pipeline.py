@@ -1,4 +1,4 @@
-"""The run: fit the guide, freeze it, begin afresh and train on photographs and on what the prior imagines."""
+"""The run: fit the guide, freeze it, then train the scene on photographs and on what the prior imagines."""
 
 from __future__ import annotations
 

@@ -380,6 +380,22 @@ def test_trained_run_serves_as_guide(trained, capture, prior, tmp_path):
     assert torch.equal(pipeline.guide.means, trainer.pipeline.model.means.detach())
 
 
+@pytest.mark.parametrize("start", ["guide", "points"])
+def test_the_scene_starts_where_it_is_told(start, trained, capture, prior, tmp_path):
+    given, trainer, _ = trained
+    config = _config(capture, prior, tmp_path, steps=4)
+    config.pipeline.guide_config = given.get_base_dir() / "config.yml"
+    config.pipeline.scene_start = start
+    config.pipeline.generate = False
+    scene = config.setup(local_rank=0, world_size=1)
+    scene.setup()
+    initial = scene.pipeline.model.means.detach().clone()
+    scene.pipeline._begin_scene(scene.optimizers)
+    expected = trainer.pipeline.model.means.detach() if start == "guide" else initial
+    assert torch.equal(scene.pipeline.model.means, expected) and len(initial) != len(trainer.pipeline.model.means)
+    scene.train()
+
+
 @pytest.mark.parametrize("ablation", ["no_generation", "no_guidance", "random", "no_perceptual", "no_local_sampling"])
 def test_each_ablation_is_one_switch(ablation, capture, prior, tmp_path):
     config = _config(capture, prior, tmp_path, steps=8)

@@ -6,7 +6,7 @@ What the runs of a scene share: the dataparser with its input and test views, th
 guide's run writes them, splatfacto starts from them too), the number of steps, and the holes: where the guide of the
 scene's `guide` run is transparent in a test view. With `share_guide` the guided methods also share that guide itself.
 Of N steps `guide` then takes the first phase's (N/2) and is scored as it is handed over; `guidedvd-splat` and its
-ablations take the other N/2, afresh from the initial points, so that both together are a whole run of N steps.
+ablations take the other N/2, so that both together are a whole run of N steps.
 Splatfacto takes N steps with nerfstudio's own settings, its step counts scaled to N where that is less than its 30 000.
 Seconds are those of training, start of the process and scoring left out; several runs on one GPU slow each other down.
 """

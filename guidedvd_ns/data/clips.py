@@ -353,7 +353,7 @@ def degraded_clips(
 ) -> tuple[ClipBatch, Tensor]:
     """True clips and their mirror images as a guide would know them; those without holes of a usable size are left out.
 
-    The second value says which are not, bool [B] (or [2 B], mirror images last).
+    The second value says which were kept, bool [B], with mirror images [2 B].
 
     Args:
         target: True frames in [0, 1]; frame 0 is the reference.

@@ -21,6 +21,7 @@ from guidedvd_ns.generation import blend_known
 from guidedvd_ns.guidance import sample_guided
 from guidedvd_ns.losses import st_lpips_metric
 from guidedvd_ns.priors.base import SamplerOverrides, VideoPrior
+from guidedvd_ns.training.bank import MAX_EMPTY_BATCHES
 from guidedvd_ns.training.files import write_text
 
 TELEA_RADIUS = 3.0
@@ -47,7 +48,7 @@ class Score:
     known_difference: float
     """Mean absolute difference from the condition on known pixels."""
     covisible_difference: float
-    """Mean absolute difference between two frames of a clip, `MATCH_GAP` apart, where both show a surface."""
+    """Mean absolute difference between two frames of a clip, at most `MATCH_GAP` apart, where both show a surface."""
     st_lpips: float
     """Shift-tolerant LPIPS (AlexNet) against the truth."""
     seconds: float
@@ -67,21 +68,31 @@ class HeldOutClips:
     clips: ClipBatch
     """N clips."""
     matches: Matches
-    """Those of the same clips, `MATCH_GAP` frames apart."""
+    """Those of the same clips, `MATCH_GAP` frames apart, or in shorter clips first and last."""
 
     def __len__(self) -> int:
         return len(self.clips)
 
 
 def held_out_clips(config: ClipConfig, count: int, device: torch.device | str, seed: int = 0) -> HeldOutClips:
-    """`count` clips of as many rooms that are never trained on."""
+    """`count` clips of as many rooms that are never trained on.
+
+    Raises:
+        ValueError: The rooms have no clips of the wanted holes.
+    """
     changes = {"clips_per_room": 1, "mirror": False, "other_sizes": (), "compile_rendering": False}
     single = replace(config, rooms_per_batch=min(count, 8), **changes)
     source = RoomClips(single, device, seed=seed, held_out=True)
-    batches, index = [], 0
-    while sum(len(clips) for clips, _ in batches) < count:
+    batches, found, index = [], 0, 0
+    while found < count:
         batches.append(source.matched_batch(index, min(MATCH_GAP, config.num_frames - 1)))
+        found += len(batches[-1][0])
         index += 1
+        if index == MAX_EMPTY_BATCHES and found == 0:
+            raise ValueError(
+                f"{index} batches of held-out clips had none with holes between {config.min_hole_fraction} and"
+                f" {config.max_hole_fraction}: widen that range."
+            )
     clips, matches = zip(*batches, strict=True)
     return HeldOutClips(concatenate_clips(list(clips))[:count], concatenate_matches(list(matches))[:count])
 
@@ -147,9 +158,24 @@ def score(
                 float(lpips(filled, truth)),
             ]
         )
-    holes, whole, known_difference, consistency, st_lpips = np.nanmean(rows, axis=0).tolist()
-    means = (holes, whole, known_difference, consistency, st_lpips)
-    return Score(name, num_steps, factor, *means, seconds / len(clips))
+    holes, whole, known_difference, consistency, st_lpips = np.array(rows).T
+    return Score(
+        method=name,
+        num_steps=num_steps,
+        guidance_factor=factor,
+        psnr_holes=float(holes.mean()),
+        psnr=float(whole.mean()),
+        known_difference=float(known_difference.mean()),
+        covisible_difference=_mean_of_numbers(consistency),
+        st_lpips=float(st_lpips.mean()),
+        seconds=seconds / len(clips),
+    )
+
+
+def _mean_of_numbers(values: np.ndarray) -> float:
+    """The mean of those that are numbers: in some clips no two frames show the same. 0 where none is."""
+    numbers = values[~np.isnan(values)]
+    return float(numbers.mean()) if len(numbers) else 0.0
 
 
 def _psnr(images: Tensor, truth: Tensor, weight: Tensor) -> float:
@@ -221,7 +247,7 @@ def _scores_of_samples(prior: VideoPrior, held_out: HeldOutClips) -> list[Score]
     plain = replace(plain, guidance_step=used.guidance_step if guided else "", restore_detail=used.restore_detail)
     blended = score(name, kept, held_out)
     measured = ("psnr_holes", "psnr", "known_difference", "covisible_difference", "st_lpips")
-    return [plain, replace(plain, known_kept=True, **{name: getattr(blended, name) for name in measured})]
+    return [plain, replace(plain, known_kept=True, **{key: getattr(blended, key) for key in measured})]
 
 
 def _through_vae(prior: VideoPrior, frames: Tensor) -> Tensor:

@@ -35,6 +35,22 @@ def test_shapes_ranges_and_reference(batch):
     assert (batch.known[:, 0] == 1).all()
 
 
+def test_matches_are_those_of_the_clips_that_are_kept():
+    whole = RoomClips(replace(TINY, mirror=False), "cpu", seed=1)
+    picky = RoomClips(replace(TINY, mirror=False, min_hole_fraction=0.12), "cpu", seed=1)
+    clips, matches = whole.matched_batch(0, gap=1)
+    assert torch.equal(clips.condition, whole.batch(0).condition)
+    assert matches.grid.shape == (len(clips), 2, 24, 32, 2)
+    picky._film = whole._film  # The same paths, of which it then keeps those with large holes only.
+    fewer, their_matches = picky.matched_batch(0, gap=1)
+    assert 0 < len(fewer) < len(clips)
+    for clip, grid in zip(fewer.target, their_matches.grid, strict=True):
+        place = next(index for index, other in enumerate(clips.target) if torch.equal(other, clip))
+        assert torch.equal(matches.grid[place], grid)
+    with pytest.raises(ValueError, match="mirror"):
+        RoomClips(TINY, "cpu", seed=1).matched_batch(0, gap=1)
+
+
 def test_holes_are_of_the_wanted_size(batch):
     holes = batch.hole_fraction()
     assert (holes >= TINY.min_hole_fraction).all() and (holes <= TINY.max_hole_fraction).all()

@@ -63,6 +63,16 @@ def test_fill_gives_up_on_a_source_that_has_nothing():
         ClipBank(Nothing(), _means, capacity=3).fill(1)
 
 
+def test_fill_is_patient_where_clips_come_now_and_then():
+    class Sparse(NoiseClips):
+        def batch(self, index):
+            return super().batch(index)[: int(index % 40 == 39)]
+
+    bank = ClipBank(Sparse(), _means, capacity=3)
+    bank.fill(3)
+    assert len(bank) == 3
+
+
 def test_a_restored_bank_draws_the_same_clips():
     bank, restored = _bank(), _bank()
     for _ in range(4):

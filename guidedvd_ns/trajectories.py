@@ -77,6 +77,11 @@ class TrajectoryConfig:
         for name in ("hole_threshold", "min_hole_fraction", "max_hole_fraction", "inside_depth", "inside_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"trajectories.{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if self.min_hole_fraction > self.max_hole_fraction:
+            raise ValueError(
+                f"trajectories.min_hole_fraction is {self.min_hole_fraction} and max_hole_fraction"
+                f" {self.max_hole_fraction}: no candidate lies between them."
+            )
         if self.plan_resolution < 1:
             raise ValueError(f"trajectories.plan_resolution must be at least 1 pixel, got {self.plan_resolution}.")
 

@@ -299,6 +299,7 @@ def test_trajectories_are_as_long_as_asked():
         ({"erosion": 4}, "odd number"),
         ({"radius_scales": (1.0, 0.0), "keep": (1, 1)}, "positive"),
         ({"plan_resolution": 0}, "at least 1 pixel"),
+        ({"min_hole_fraction": 0.5, "max_hole_fraction": 0.4}, "no candidate lies between"),
         ({"max_hole_fraction": 40.0}, r"max_hole_fraction must lie in \[0, 1\], got 40"),
     ],
 )

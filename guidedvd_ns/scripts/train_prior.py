@@ -132,7 +132,7 @@ def train_prior(config: TrainPriorConfig) -> ViewCrafterPrior | None:
 
     Raises:
         FileExistsError: The output folder holds checkpoints, and `resume` is not set.
-        FileNotFoundError: `warm_start` is no prior, or a file of a capture is missing.
+        FileNotFoundError: `warm_start` or `initial_vae` is no prior, or a file of a capture is missing.
         ValueError: `render_device` is set, but several processes train; or a capture, or the prior of
             `warm_start`, cannot be trained on.
     """
@@ -300,7 +300,7 @@ def main(arguments: list[str] | None = None) -> None:
     default = None
     if "--config" in arguments:
         position = arguments.index("--config")
-        if position + 1 == len(arguments):
+        if position + 1 == len(arguments) or arguments[position + 1].startswith("--"):
             raise SystemExit("--config needs a file: name the YAML or JSON file with the options.")
         default = read_config(TrainPriorConfig, Path(arguments[position + 1]))
         del arguments[position : position + 2]

@@ -105,6 +105,8 @@ def test_a_prior_is_fine_tuned_on_captures_alone(output, wall, tmp_path, monkeyp
 def test_a_config_without_a_file_is_refused():
     with pytest.raises(SystemExit, match="--config needs a file"):
         main(["--steps-vae", "1", "--config"])
+    with pytest.raises(SystemExit, match="--config needs a file"):
+        main(["--config", "--resume"])
 
 
 def test_checkpoints_are_not_overwritten_unasked(output):

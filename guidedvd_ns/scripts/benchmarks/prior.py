@@ -41,6 +41,8 @@ class PriorBenchmark:
     """Factors of the prior's own kind of guidance to try in place of the variants; 0 is no guidance."""
     eta: Optional[float] = None
     """Share of fresh noise in every step; the prior's own by default."""
+    azimuth: float = 30.0
+    """Largest azimuth offset of the clips' paths in degrees; those of the bundled prior's training went to 30."""
     seed: int = 0
     """Seed of trajectories, defects and noise."""
     device: Optional[str] = None
@@ -68,8 +70,10 @@ def benchmark_prior(config: Annotated[PriorBenchmark, tyro.conf.arg(name="")]) -
     if config.eta is not None:
         prior.settings = replace(prior.settings, eta=config.eta)
     settings = prior.settings
-    size = ClipConfig(num_frames=settings.num_frames, height=settings.height, width=settings.width)
-    held_out = validation.held_out_clips(size, config.clips, device, config.seed)
+    shape = ClipConfig(
+        num_frames=settings.num_frames, height=settings.height, width=settings.width, azimuth=config.azimuth
+    )
+    held_out = validation.held_out_clips(shape, config.clips, device, config.seed)
     scores = []
     for entry in validation.compare_variants(prior, held_out, tried):
         scores.append(entry)

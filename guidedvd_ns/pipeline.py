@@ -55,6 +55,10 @@ class GuidedVDPipelineConfig(VanillaPipelineConfig):
     guide_config: Optional[Path] = None
     """`config.yml` of a trained splatfacto or guidedvd-splat run to use as the guide; the first phase is left out."""
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read back a config.yml; the scene of a run that was made before there was a choice began at its points."""
+        self.__dict__.update({"scene_start": "points", **state})
+
 
 class GuidedVDPipeline(VanillaPipeline):
     """Advances phases and generation a little in each trainer step, so that viewer and step table stay true."""

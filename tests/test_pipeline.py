@@ -441,3 +441,10 @@ def test_saved_configuration_holds_what_was_used(capture, prior, tmp_path):
     config = _config(capture, prior, tmp_path, steps=None)
     saved = yaml.load((config.get_base_dir() / "config.yml").read_text(), Loader=yaml.Loader)
     assert saved.max_num_iterations == 4000 and saved.pipeline.datamanager.max_image_side == 256
+
+
+def test_a_configuration_from_before_there_was_a_choice_starts_its_scene_at_the_points(capture, prior, tmp_path):
+    text = (_config(capture, prior, tmp_path).get_base_dir() / "config.yml").read_text()
+    assert yaml.load(text, Loader=yaml.Loader).pipeline.scene_start == "guide"
+    older = "\n".join(line for line in text.splitlines() if "scene_start" not in line)
+    assert yaml.load(older, Loader=yaml.Loader).pipeline.scene_start == "points"

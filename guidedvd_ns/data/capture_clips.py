@@ -1,8 +1,8 @@
 """Training clips cut from captures with poses and depth, known where a few input views see the same surfaces.
 
-The counterpart of `clips.RoomClips` for a user's own photographs; sizes, holes and degradations are those of the rooms'
-clips. A trajectory's place takes a stretch of frames in which a camera was carried through a room. Photographs that are
-no film show no such path; there the camera stays where one was taken, and pans over it.
+The counterpart of `room_clips.RoomClips` for a user's own photographs; sizes, holes and degradations are those of the
+rooms' clips. A trajectory's place takes a stretch of frames in which a camera was carried through a room. Photographs
+that are no film show no such path; there the camera stays where one was taken, and pans over it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class CaptureClips:
 
     @torch.no_grad()
     def batch(self, index: int) -> ClipBatch:
-        """The `index`-th batch, see `clips.RoomClips.batch`.
+        """The `index`-th batch, see `room_clips.RoomClips.batch`.
 
         Raises:
             ValueError: No clip of the batch has holes of a usable size.
@@ -120,7 +120,8 @@ class CaptureClips:
             )
         target, visible = (torch.stack(parts).to(self.device) for parts in zip(*clips, strict=True))
         defects = keyed_generator(self.device, self.seed, index)
-        return degraded_clips(target.float() / 255, visible, config, defects)[0]
+        degraded = degraded_clips(target.float() / 255, visible, config, defects)
+        return degraded[degraded.has_usable_holes(config)]
 
     def _clip(self, size: tuple[int, int], index: int, number: int) -> tuple[Tensor, Tensor] | None:
         """A clip's frames [T, H, W, 3] uint8 and what its input views see of them [T, H, W, 1], if one is found."""

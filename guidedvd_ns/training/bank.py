@@ -22,7 +22,7 @@ MAX_EMPTY_BATCHES = 50
 
 
 class ClipSource(Protocol):
-    """Numbered batches of clips, each a function of its number (`clips.RoomClips` is one)."""
+    """Numbered batches of clips, each a function of its number (`room_clips.RoomClips` is one)."""
 
     def batch(self, index: int) -> ClipBatch: ...
 

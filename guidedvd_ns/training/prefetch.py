@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from guidedvd_ns.data.clips import ClipBatch, ClipConfig, RoomClips, lay_out_rooms
+from guidedvd_ns.data.clips import ClipBatch, ClipConfig
+from guidedvd_ns.data.room_clips import RoomClips, lay_out_rooms
 from guidedvd_ns.data.rooms import Room
 
 

@@ -11,7 +11,8 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from guidedvd_ns.data.clips import ClipBatch, ClipConfig, RoomClips
+from guidedvd_ns.data.clips import ClipBatch, ClipConfig
+from guidedvd_ns.data.room_clips import RoomClips
 
 PATIENCE = 180.0
 """Seconds without a batch after which the renderers are taken for dead."""

@@ -15,7 +15,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.table import Table
 from torch import Tensor
 
-from guidedvd_ns.data.clips import ClipBatch, ClipConfig, RoomClips, concatenate_clips
+from guidedvd_ns.data.clips import ClipBatch, ClipConfig, concatenate_clips
+from guidedvd_ns.data.room_clips import RoomClips
 from guidedvd_ns.data.visibility import Matches, concatenate_matches, covisible_difference
 from guidedvd_ns.generation import blend_known
 from guidedvd_ns.guidance import sample_guided
@@ -244,10 +245,9 @@ def _scores_of_samples(prior: VideoPrior, held_out: HeldOutClips) -> list[Score]
 
     name = "guided" if guided else "unguided"
     plain = score(name, sampled, held_out, used.num_steps, used.guidance_factor)
-    plain = replace(plain, guidance_step=used.guidance_step if guided else "", restore_detail=used.restore_detail)
-    blended = score(name, kept, held_out)
-    measured = ("psnr_holes", "psnr", "known_difference", "covisible_difference", "st_lpips")
-    return [plain, replace(plain, known_kept=True, **{key: getattr(blended, key) for key in measured})]
+    blended = score(name, kept, held_out, used.num_steps, used.guidance_factor)
+    setting = {"guidance_step": used.guidance_step if guided else "", "restore_detail": used.restore_detail}
+    return [replace(plain, **setting), replace(blended, **setting, known_kept=True, seconds=plain.seconds)]
 
 
 def _through_vae(prior: VideoPrior, frames: Tensor) -> Tensor:

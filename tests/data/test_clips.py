@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from guidedvd_ns.data.clips import ClipConfig, RoomClips, _Paths, _poses, concatenate_clips, lay_out_rooms
+from guidedvd_ns.data.clips import ClipConfig, concatenate_clips
+from guidedvd_ns.data.room_clips import RoomClips, _Paths, _poses, lay_out_rooms
 from guidedvd_ns.data.rooms import HELD_OUT_SEEDS
 from guidedvd_ns.orbits import orbit
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from guidedvd_ns.data.clips import RoomClips
+from guidedvd_ns.data.room_clips import RoomClips
 from guidedvd_ns.priors import load_prior
 from guidedvd_ns.scripts.train_prior import TrainPriorConfig, main, train_prior
 from guidedvd_ns.training.config_file import read_config

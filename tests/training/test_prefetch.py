@@ -2,7 +2,8 @@
 
 import torch
 
-from guidedvd_ns.data.clips import ClipConfig, RoomClips
+from guidedvd_ns.data.clips import ClipConfig
+from guidedvd_ns.data.room_clips import RoomClips
 from guidedvd_ns.training.prefetch import PrefetchedRooms
 
 TINY = ClipConfig(num_frames=2, height=16, width=16, rooms_per_batch=1, clips_per_room=1, supersample=1, other_sizes=())

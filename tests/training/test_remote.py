@@ -2,7 +2,8 @@
 
 import torch
 
-from guidedvd_ns.data.clips import ClipConfig, RoomClips
+from guidedvd_ns.data.clips import ClipConfig
+from guidedvd_ns.data.room_clips import RoomClips
 from guidedvd_ns.training.remote import RemoteClips
 
 TINY = ClipConfig(

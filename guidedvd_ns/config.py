@@ -168,6 +168,7 @@ def _authors_pipeline() -> GuidedVDPipelineConfig:
         ),
         seeding=SeedingConfig(frames=0),
         scene_start="points",
+        backdrop=False,
         model=GuidedVDSplatModelConfig(
             reset_recovery_steps=0,
             perceptual="vgg19",

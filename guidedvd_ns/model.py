@@ -15,6 +15,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.splatfacto import RGB2SH, SH2RGB, SplatfactoModel, SplatfactoModelConfig
 from torch import Tensor
 
+from guidedvd_ns.backdrop import Backdrop
 from guidedvd_ns.gaussians import PARAMETER_NAMES, render_gaussians
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.schedule import Schedule
@@ -75,12 +76,14 @@ class GuidedVDSplatModel(SplatfactoModel):
 
     config: GuidedVDSplatModelConfig
     guide: Guide
+    backdrop: Backdrop
     initial: dict[str, Tensor]
 
     def __init__(self, config: GuidedVDSplatModelConfig, *args: Any, **kwargs: Any) -> None:
         # Held outside the module tree (and set before the parent's __init__, which already calls populate_modules):
-        # the guide belongs to the pipeline, and initial parameters are no part of a checkpoint.
+        # guide and backdrop belong to the pipeline, and initial parameters are no part of a checkpoint.
         self.__dict__["guide"] = Guide()
+        self.__dict__["backdrop"] = Backdrop()
         self.__dict__["initial"] = {}
         self.training_infos: list[dict[str, Any]] = []
         """One entry per view rendered in this training step; densification looks at all of them."""
@@ -201,8 +204,9 @@ class GuidedVDSplatModel(SplatfactoModel):
             return {}
         camera = self._optimized(camera)
         gaussians = {name: self.gauss_params[name] for name in PARAMETER_NAMES}
-        background = self._get_background_color()
+        background = self._background(camera)
         if self.crop_box is not None and not self.training:
+            background = self._get_background_color()
             inside = self.crop_box.within(self.means).squeeze()
             if not inside.any():
                 return self.get_empty_outputs(int(camera.width.item()), int(camera.height.item()), background)  # type: ignore
@@ -232,6 +236,12 @@ class GuidedVDSplatModel(SplatfactoModel):
             outputs["background"] = background.expand(*rgb.shape)
             outputs.update(self._guide_outputs(camera))
         return outputs
+
+    def _background(self, camera: Cameras) -> Tensor:  # [3] or [H, W, 3]
+        """What shows through where the scene is open: the backdrop once there is one, but for random colours."""
+        if self.backdrop.is_painted and not (self.training and self.config.background_color == "random"):
+            return self.backdrop.behind(camera)
+        return self._get_background_color()
 
     def _get_background_color(self) -> Tensor:
         """The parent's, but over black wherever a random one is not drawn."""

@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
+from guidedvd_ns.backdrop import Backdrop
 from guidedvd_ns.datamanager import GuidedVDDataManager, GuidedVDDataManagerConfig
 from guidedvd_ns.evidence import image_strip
 from guidedvd_ns.free_space import SeenSpace
@@ -50,14 +51,18 @@ class GuidedVDPipelineConfig(VanillaPipelineConfig):
     scene_start: Literal["points", "guide"] = "guide"
     """Where the second phase begins: with the guide's fitted Gaussians, or afresh at the initial points (the
     paper's)."""
+    backdrop: bool = True
+    """Whether the scene of the second phase lies before a backdrop, soft colours that continue the photographs over all
+    directions, and not before black (the paper's): what no sequence reaches then has about the colours around it. Not
+    with --pipeline.model.background-color white."""
     guide_fraction: float = 0.5
     """Share of the run's steps that fit the guide; the paper's two phases are equally long."""
     guide_config: Optional[Path] = None
     """`config.yml` of a trained splatfacto or guidedvd-splat run to use as the guide; the first phase is left out."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Read back a config.yml; the scene of a run that was made before there was a choice began at its points."""
-        self.__dict__.update({"scene_start": "points", **state})
+        """Read back a config.yml; a run from before there were these choices began at its points, over black."""
+        self.__dict__.update({"scene_start": "points", "backdrop": False, **state})
 
 
 class GuidedVDPipeline(VanillaPipeline):
@@ -78,7 +83,8 @@ class GuidedVDPipeline(VanillaPipeline):
             )
         super().__init__(config, device, *args, world_size=world_size, **kwargs)
         self.guide = Guide().to(device)
-        self.gaussians.__dict__["guide"] = self.guide
+        self.backdrop = Backdrop().to(device)
+        self.gaussians.__dict__.update(guide=self.guide, backdrop=self.backdrop)
         self.schedule: Schedule | None = None
         self._begun = False
         self._space: SeenSpace | None = None
@@ -109,8 +115,9 @@ class GuidedVDPipeline(VanillaPipeline):
         self._begun = state["begun"]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: Optional[bool] = None) -> None:  # type: ignore
-        """Make room for the checkpoint's guide, then load as nerfstudio does."""
+        """Make room for the checkpoint's guide and backdrop, then load as nerfstudio does."""
         self.guide.resize_like(state_dict, prefix="guide.")
+        self.backdrop.resize_like(state_dict, prefix="backdrop.")
         super().load_state_dict(state_dict, strict=strict)
 
     def get_training_callbacks(
@@ -235,6 +242,9 @@ class GuidedVDPipeline(VanillaPipeline):
             )
         from_guide = self.config.scene_start == "guide"
         self.gaussians.restart(optimizers.optimizers, self.guide if from_guide else None)
+        if self.config.backdrop and self.gaussians.config.background_color != "white":
+            cameras = self.datamanager.input_cameras
+            self.backdrop.paint(cameras, map(self.datamanager.photograph, range(len(cameras))))
         self._begun = True
         self.generation.say("fitting the scene")
         count, start = len(self.guide.get_buffer("means")), "a copy of it" if from_guide else "the initial points"

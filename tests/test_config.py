@@ -147,7 +147,7 @@ def test_reference_is_the_default_but_for_the_authors_settings():
     }
     wanted: dict[str, object] = {"method_name": "guidedvd-splat-reference", "max_num_iterations": 20_000}
     wanted |= {f"pipeline.datamanager.{name}": value for name, value in datamanager.items()}
-    wanted |= {"pipeline.seeding.frames": 0, "pipeline.scene_start": "points"}
+    wanted |= {"pipeline.seeding.frames": 0, "pipeline.scene_start": "points", "pipeline.backdrop": False}
     wanted |= {f"pipeline.model.{name}": value for name, value in model.items()}
     assert differences == wanted
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from nerfstudio.data.scene_box import SceneBox
 
+from guidedvd_ns.backdrop import Backdrop
 from guidedvd_ns.gaussians import PARAMETER_NAMES
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.model import GuidedVDSplatModel, GuidedVDSplatModelConfig
@@ -83,6 +84,27 @@ def test_guide_shows_only_in_eval_mode_and_only_when_fitted():
     assert 0.3 < outputs["hole"].mean() < 0.7
     _optimizers(model.train())
     assert "hole" not in model.get_outputs(cameras())
+
+
+@pytest.mark.parametrize("background_color", ["black", "random"])
+def test_backdrop_shows_where_the_scene_is_open(background_color):
+    model = _model(background_color=background_color)
+    _optimizers(model)
+    view, backdrop = cameras(), Backdrop()
+    with torch.no_grad():
+        over_black = model.eval().get_outputs(view)
+        backdrop.paint(view, [(torch.tensor([0.2, 0.4, 0.6]).expand(24, 32, 3), None)])
+        model.__dict__["backdrop"] = backdrop
+        outputs = model.get_outputs(view)
+    trained = model.train().get_outputs(view)
+    color = torch.tensor([0.2, 0.4, 0.6])
+    assert over_black["background"].max() == 0 and over_black["accumulation"].min() < 0.01
+    expected = over_black["rgb"] + (1 - over_black["accumulation"]) * color
+    torch.testing.assert_close(outputs["rgb"], expected)
+    torch.testing.assert_close(outputs["background"], color.expand(24, 32, 3))
+    assert torch.equal(outputs["accumulation"], over_black["accumulation"])
+    # A random colour is there to make what is photographed opaque.
+    assert torch.allclose(trained["rgb"], expected) == (background_color == "black")
 
 
 def test_loading_another_number_of_gaussians_keeps_the_parameters_that_optimizers_hold():

@@ -139,6 +139,7 @@ def test_evaluation_loads_the_run_and_scores_it(trained):
     _, pipeline, _, step = eval_setup(config.get_base_dir() / "config.yml")
     assert step == STEPS - 1
     assert torch.equal(pipeline.model.means.cpu(), trainer.pipeline.model.means)
+    assert pipeline.backdrop.is_painted and torch.equal(pipeline.backdrop.colors, trainer.pipeline.backdrop.colors)
     metrics = pipeline.get_average_eval_image_metrics(get_std=True)
     assert {"psnr", "ssim", "st_lpips", "psnr_std"} <= set(metrics)
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
@@ -156,6 +157,7 @@ def test_resume_brings_everything_back_and_goes_on_learning(trained, capture, pr
     pipeline, before = again.pipeline, trainer.pipeline
     assert pipeline.schedule == before.schedule
     assert torch.equal(pipeline.guide.means, before.guide.means)
+    assert torch.equal(pipeline.backdrop.colors, before.backdrop.colors)
     assert len(pipeline.datamanager.store) == len(before.datamanager.store) == 3
     assert len(pipeline.datamanager.pool) == len(before.datamanager.pool)
     assert (tmp_path / "wall" / "guidedvd-splat" / "run" / "generated" / "002").is_dir()
@@ -396,6 +398,28 @@ def test_the_scene_starts_where_it_is_told(start, trained, capture, prior, tmp_p
     scene.train()
 
 
+@pytest.mark.parametrize(("wanted", "background_color"), [(True, "black"), (False, "black"), (True, "white")])
+def test_the_scene_has_a_backdrop_of_its_photographs_unless_told_otherwise(
+    wanted, background_color, capture, prior, tmp_path
+):
+    config = _config(capture, prior, tmp_path, steps=4)
+    config.pipeline.generate = False
+    config.pipeline.backdrop = wanted
+    config.pipeline.model.background_color = background_color
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    pipeline = trainer.pipeline
+    assert not pipeline.backdrop.is_painted
+    trainer.train()
+    assert pipeline.backdrop.is_painted == (wanted and background_color == "black")
+    if pipeline.backdrop.is_painted:
+        photographs = [
+            pipeline.datamanager.photograph(view)[0] for view in range(len(pipeline.datamanager.input_cameras))
+        ]
+        low, high = torch.stack(photographs).amin(dim=(0, 1, 2)), torch.stack(photographs).amax(dim=(0, 1, 2))
+        assert ((pipeline.backdrop.colors >= low - 1e-4) & (pipeline.backdrop.colors <= high + 1e-4)).all()
+
+
 @pytest.mark.parametrize("ablation", ["no_generation", "no_guidance", "random", "no_perceptual", "no_local_sampling"])
 def test_each_ablation_is_one_switch(ablation, capture, prior, tmp_path):
     config = _config(capture, prior, tmp_path, steps=8)
@@ -443,8 +467,10 @@ def test_saved_configuration_holds_what_was_used(capture, prior, tmp_path):
     assert saved.max_num_iterations == 4000 and saved.pipeline.datamanager.max_image_side == 256
 
 
-def test_a_configuration_from_before_there_was_a_choice_starts_its_scene_at_the_points(capture, prior, tmp_path):
+def test_a_configuration_from_before_there_was_a_choice_does_as_it_did(capture, prior, tmp_path):
     text = (_config(capture, prior, tmp_path).get_base_dir() / "config.yml").read_text()
-    assert yaml.load(text, Loader=yaml.Loader).pipeline.scene_start == "guide"
-    older = "\n".join(line for line in text.splitlines() if "scene_start" not in line)
-    assert yaml.load(older, Loader=yaml.Loader).pipeline.scene_start == "points"
+    now = yaml.load(text, Loader=yaml.Loader).pipeline
+    assert now.scene_start == "guide" and now.backdrop
+    older = "\n".join(line for line in text.splitlines() if "scene_start" not in line and "backdrop:" not in line)
+    before = yaml.load(older, Loader=yaml.Loader).pipeline
+    assert before.scene_start == "points" and not before.backdrop

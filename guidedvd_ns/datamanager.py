@@ -173,6 +173,11 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
         # The method's background is black.
         return image[..., :3] * image[..., 3:] if image.shape[-1] == 4 else image, batch.get("mask")
 
+    def has_cutouts(self) -> bool:
+        """Whether a photograph is transparent somewhere, as a picture of an object without its surroundings is."""
+        images = (batch["image"] for batch in self.cached_train if batch["image"].shape[-1] == 4)
+        return any(bool((image[..., 3] < (255 if image.dtype == torch.uint8 else 1)).any()) for image in images)
+
     def scene_extent(self) -> float:
         """1.1 times the largest distance of an input camera from their mean, as in 3DGS; in scene units."""
         centres = self.train_dataset.cameras.camera_to_worlds[:, :3, 3]
@@ -302,7 +307,7 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
         assert self.generator is not None
         begin, length = self._sampling_window
         total = self.generator.steps_per_sequence
-        wanted = min(total, -(-total * (step - begin + 1) // length))
+        wanted = min(total, total * (step - begin + 1) // length)
         return wanted - (total - self.generator.remaining_steps)
 
     def _submit(self) -> None:

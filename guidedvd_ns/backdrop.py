@@ -18,6 +18,9 @@ from torch import Tensor, nn
 HEIGHT, WIDTH = 32, 64
 """Size of the map of directions in pixels: 5.6 degrees each."""
 
+COARSE = 8
+"""Pixels of an image between two at which the map is looked up."""
+
 SOFTNESS = 0.1
 """Radians within which all samples of a direction count about alike."""
 
@@ -50,7 +53,8 @@ class Backdrop(nn.Module):
         """Continue photographs over all directions.
 
         A direction has the mean colour of all samples, each weighted by the inverse fourth power of its angle to the
-        direction (Shepard 1968): what is photographed stays, far from it the colours become those of all photographs.
+        direction (Shepard 1968): where something is photographed, a blurred mean of all views that look there; far from
+        it, of all photographs.
 
         Args:
             cameras: [N].
@@ -71,9 +75,15 @@ class Backdrop(nn.Module):
         rows = [_continue(row, directions, colors) for row in _map_directions().to(self.colors)]
         self.colors = torch.stack(rows)
 
-    def behind(self, camera: Cameras) -> Tensor:  # [H, W, 3]
-        """The backdrop of one camera [1], in its image's size."""
-        return self.seen_in(view_directions(camera.to(self.colors.device)))
+    def behind(self, camera: Cameras, size: tuple[int, int]) -> Tensor:  # [H, W, 3]
+        """The backdrop of one camera, in its image's size (height, width), which whoever renders knows already.
+
+        Looked up at a `COARSE`-th of that size: the map has nothing finer.
+        """
+        coarse = (-(-size[0] // COARSE), -(-size[1] // COARSE))
+        directions = view_directions(camera.to(self.colors.device), coarse, size)
+        image = self.seen_in(directions).movedim(-1, 0)[None]
+        return F.interpolate(image, size, mode="bilinear", align_corners=False)[0].movedim(0, -1)
 
     def seen_in(self, directions: Tensor) -> Tensor:  # [H, W, 3] unit vectors -> [H, W, 3] in [0, 1]
         """Bilinear between the map's pixels."""
@@ -86,24 +96,31 @@ class Backdrop(nn.Module):
         return image[0].movedim(0, -1)
 
 
-def view_directions(camera: Cameras) -> Tensor:  # [H, W, 3]
-    """World directions of a pinhole camera's [1] pixel centres, unit vectors."""
-    height, width = int(camera.height), int(camera.width)
-    # Tensors throughout: numbers would make a GPU wait in every render.
-    fx, fy, cx, cy = camera.fx[0], camera.fy[0], camera.cx[0], camera.cy[0]
-    rotation = camera.camera_to_worlds[0, :, :3]
-    columns = (torch.arange(width, device=rotation.device) + 0.5 - cx) / fx
-    rows = (cy - torch.arange(height, device=rotation.device) - 0.5) / fy
-    up, right = torch.meshgrid(rows, columns, indexing="ij")
+def view_directions(camera: Cameras, size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:  # [*size, 3]
+    """World directions of a pinhole camera's pixel centres, unit vectors, for an image of `size` (height, width).
+
+    Args:
+        camera: one, with or without a batch dimension.
+        size: of the grid.
+        image_size: of the image that the intrinsics are for.
+    """
+    # Tensors throughout: numbers would make a GPU wait.
+    fx, fy, cx, cy = (value.reshape(-1)[0] for value in (camera.fx, camera.fy, camera.cx, camera.cy))
+    rotation = camera.camera_to_worlds.reshape(-1, 3, 4)[0, :, :3]
+    rows, columns = (
+        (torch.arange(count, device=rotation.device) + 0.5) * whole / count
+        for count, whole in zip(size, image_size, strict=True)
+    )
+    up, right = torch.meshgrid((cy - rows) / fy, (columns - cx) / fx, indexing="ij")
     return F.normalize(torch.stack([right, up, -torch.ones_like(up)], dim=-1) @ rotation.T, dim=-1)
 
 
 def _samples(camera: Cameras, image: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
     """Directions and colours [n, 3] of about `count` pixels on a grid, less the masked ones."""
-    height, width = image.shape[:2]
-    stride = max(1, math.ceil(math.sqrt(height * width / max(1, count))))
+    size = (image.shape[0], image.shape[1])
+    stride = max(1, math.ceil(math.sqrt(size[0] * size[1] / max(1, count))))
     grid = (slice(stride // 2, None, stride), slice(stride // 2, None, stride))
-    directions, colors = view_directions(camera)[grid], image[grid]
+    directions, colors = view_directions(camera, size, size)[grid], image[grid]
     counts = torch.ones(directions.shape[:2], dtype=torch.bool) if mask is None else mask[grid][..., 0].bool()
     return directions[counts.to(directions.device)], colors[counts.to(colors.device)]
 

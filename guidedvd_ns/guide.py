@@ -82,6 +82,9 @@ class Guide(nn.Module):
 def load_guide(config_path: Path, transform: Tensor, scale: float, device: torch.device | str) -> Guide:
     """Take the scene of a trained splatfacto or guidedvd-splat run as the guide.
 
+    Of a scene before a backdrop the run's own guide is taken: over black such a scene has holes where surfaces look
+    like its backdrop.
+
     Args:
         config_path: the run's `config.yml`.
         transform: [3, 4], the present run's dataparser transform.
@@ -107,9 +110,13 @@ def load_guide(config_path: Path, transform: Tensor, scale: float, device: torch
     prefix = "_model.gauss_params."
     if prefix + "means" not in state:
         raise ValueError(f"--pipeline.guide-config: {checkpoints[-1]} holds no Gaussians: use a splatfacto-like run.")
+    guide = Guide().to(device)
+    if len(state.get("backdrop.colors", ())) > 0:
+        guide.resize_like(state, prefix="guide.")
+        guide.load_state_dict({name: state[f"guide.{name}"] for name in guide.state_dict()})
+        return guide
     gaussians = {name: state[prefix + name].float() for name in PARAMETER_NAMES}
     bands = gaussians["features_rest"].shape[1] + 1
-    guide = Guide().to(device)
     # The configuration is pickled YAML, which is not loaded for one word of it.
     antialiased = "rasterize_mode: antialiased" in config_path.read_text()
     guide.adopt(gaussians, sh_degree=round(bands**0.5) - 1, antialiased=antialiased)

@@ -31,9 +31,10 @@ class GuidedVDSplatModelConfig(SplatfactoModelConfig):
 
     _target: type = field(default_factory=lambda: GuidedVDSplatModel)
     background_color: Literal["random", "black", "white"] = "black"
-    """Background of the renders in training. Over black, dark detail is fitted by half-transparent Gaussians and counts
-    as a hole. Over a new colour in every step (`random`; all else stays over black) what is photographed has to become
-    opaque, but so do the guide's guesses beside it, which then no longer count as holes."""
+    """Background of the guide's renders in training, and of the scene's where there is no backdrop. Over black, dark
+    detail is fitted by half-transparent Gaussians and counts as a hole. Over a new colour in every step (`random`, for
+    training also before a backdrop; all else stays over black) what is photographed has to become opaque, but so do the
+    guide's guesses beside it, which then no longer count as holes."""
     num_downscales: int = 0
     """Image pyramid levels at the start of training; the method uses none."""
     sh_degree: int = 0
@@ -204,12 +205,11 @@ class GuidedVDSplatModel(SplatfactoModel):
             return {}
         camera = self._optimized(camera)
         gaussians = {name: self.gauss_params[name] for name in PARAMETER_NAMES}
-        background = self._background(camera)
         if self.crop_box is not None and not self.training:
-            background = self._get_background_color()
             inside = self.crop_box.within(self.means).squeeze()
             if not inside.any():
-                return self.get_empty_outputs(int(camera.width.item()), int(camera.height.item()), background)  # type: ignore
+                width, height = int(camera.width.item()), int(camera.height.item())
+                return self.get_empty_outputs(width, height, self._get_background_color())  # type: ignore
             gaussians = {name: values[inside] for name, values in gaussians.items()}
         view = render_gaussians(
             gaussians,
@@ -225,6 +225,7 @@ class GuidedVDSplatModel(SplatfactoModel):
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, view.info
             )
             self.training_infos.append(view.info)
+        background = self._background(camera, (view.rgb.shape[1], view.rgb.shape[2]))
         rgb = (view.rgb + (1 - view.opacity) * background).clamp(0, 1)[0]
         if self.config.use_bilateral_grid and self.training and camera.metadata and "cam_idx" in camera.metadata:
             rgb = self._apply_bilateral_grid(rgb[None], camera.metadata["cam_idx"], *rgb.shape[:2])[0]
@@ -237,14 +238,16 @@ class GuidedVDSplatModel(SplatfactoModel):
             outputs.update(self._guide_outputs(camera))
         return outputs
 
-    def _background(self, camera: Cameras) -> Tensor:  # [3] or [H, W, 3]
-        """What shows through where the scene is open: the backdrop once there is one, but for random colours."""
-        if self.backdrop.is_painted and not (self.training and self.config.background_color == "random"):
-            return self.backdrop.behind(camera)
+    def _background(self, camera: Cameras, size: tuple[int, int]) -> Tensor:  # [3] or [H, W, 3]
+        """What shows through where the scene is open: the backdrop, but for random colours and around a crop."""
+        is_random = self.training and self.config.background_color == "random"
+        is_cropped = self.crop_box is not None and not self.training
+        if self.backdrop.is_painted and not is_random and not is_cropped:
+            return self.backdrop.behind(camera, size)
         return self._get_background_color()
 
     def _get_background_color(self) -> Tensor:
-        """The parent's, but over black wherever a random one is not drawn."""
+        """The parent's, but black wherever a random one is not drawn."""
         if self.config.background_color == "random" and not self.training:
             return torch.zeros(3, device=self.device)
         return super()._get_background_color()

@@ -53,12 +53,14 @@ class GuidedVDPipelineConfig(VanillaPipelineConfig):
     paper's)."""
     backdrop: bool = True
     """Whether the scene of the second phase lies before a backdrop, soft colours that continue the photographs over all
-    directions, and not before black (the paper's): what no sequence reaches then has about the colours around it. Not
-    with --pipeline.model.background-color white."""
+    directions, and not before black (the paper's): what no sequence reaches then has about the colours around it. There
+    is none with --pipeline.model.background-color white, nor where photographs are transparent, where open means
+    empty."""
     guide_fraction: float = 0.5
     """Share of the run's steps that fit the guide; the paper's two phases are equally long."""
     guide_config: Optional[Path] = None
-    """`config.yml` of a trained splatfacto or guidedvd-splat run to use as the guide; the first phase is left out."""
+    """`config.yml` of a trained run to use as the guide; the first phase is left out. Used is its scene, or, where
+    that has a backdrop, its guide."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read back a config.yml; a run from before there were these choices began at its points, over black."""
@@ -242,13 +244,20 @@ class GuidedVDPipeline(VanillaPipeline):
             )
         from_guide = self.config.scene_start == "guide"
         self.gaussians.restart(optimizers.optimizers, self.guide if from_guide else None)
-        if self.config.backdrop and self.gaussians.config.background_color != "white":
-            cameras = self.datamanager.input_cameras
-            self.backdrop.paint(cameras, map(self.datamanager.photograph, range(len(cameras))))
+        self._paint_backdrop()
         self._begun = True
         self.generation.say("fitting the scene")
         count, start = len(self.guide.get_buffer("means")), "a copy of it" if from_guide else "the initial points"
         CONSOLE.log(f"The guide is frozen ({count} Gaussians); the scene begins with {start}.")
+
+    def _paint_backdrop(self) -> None:
+        if not self.config.backdrop or self.gaussians.config.background_color == "white":
+            return
+        if self.datamanager.has_cutouts():
+            CONSOLE.log("Photographs are transparent somewhere, so the scene gets no backdrop.")
+            return
+        cameras = self.datamanager.input_cameras
+        self.backdrop.paint(cameras, map(self.datamanager.photograph, range(len(cameras))))
 
     def _settled_schedule(self) -> Schedule:
         # A method: the viewer reads every property of a pipeline, before there is a schedule.

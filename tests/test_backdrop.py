@@ -4,7 +4,7 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 
-from guidedvd_ns.backdrop import Backdrop, _map_directions, view_directions
+from guidedvd_ns.backdrop import COARSE, Backdrop, _map_directions, view_directions
 from tests.scenes import turned_cameras
 
 
@@ -24,9 +24,12 @@ def _plain(*color: float, size: int = 8) -> torch.Tensor:
 
 def test_directions_are_those_of_nerfstudio_s_rays():
     cameras = turned_cameras()
+    cameras.cx, cameras.cy = cameras.cx + 3.0, cameras.cy - 5.0
     for view in range(len(cameras)):
         rays = cameras.generate_rays(camera_indices=view, keep_shape=True)
-        torch.testing.assert_close(view_directions(cameras[view : view + 1]), rays.directions, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            view_directions(cameras[view : view + 1], (30, 40), (30, 40)), rays.directions, atol=1e-5, rtol=0
+        )
 
 
 def test_map_is_read_where_directions_lie_also_across_its_seam():
@@ -54,16 +57,29 @@ def test_what_is_photographed_stays_and_what_is_not_lies_between():
     assert backdrop.is_painted
 
 
-def test_an_image_of_a_painted_camera_is_that_camera_s_photograph():
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_image_of_a_painted_camera_is_that_camera_s_photograph(axis):
     backdrop = Backdrop()
-    cameras = _facing((0.0, 1.0, 0.0), size=24)
-    gradient = torch.linspace(0.2, 0.8, 24)[:, None, None].expand(24, 24, 3)
+    cameras = _facing((0.0, 1.0, 0.0), size=48)
+    gradient = torch.linspace(0.2, 0.8, 48).reshape((48, 1, 1) if axis == 0 else (1, 48, 1)).expand(48, 48, 3)
     backdrop.paint(cameras, [(gradient, None)])
-    seen = backdrop.behind(cameras)
-    assert seen.shape == (24, 24, 3)
-    # The map is softer than a photograph, but keeps what is above above.
-    assert (seen[0].mean() - seen[-1].mean()).item() == pytest.approx(-0.6, abs=0.3)
+    seen = backdrop.behind(cameras, (48, 48))
+    assert seen.shape == (48, 48, 3)
+    # The map is softer than a photograph, but what is above stays above, and what is left stays left.
+    first, last = (seen.select(axis, end).mean() for end in (0, -1))
+    assert (first - last).item() == pytest.approx(-0.6, abs=0.3)
     assert seen.mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_coarse_look_at_the_map_is_as_good_as_a_fine_one():
+    backdrop = Backdrop()
+    backdrop.colors = (_map_directions() + 1) / 2
+    camera = turned_cameras(1, width=85, height=61)
+    fine = backdrop.seen_in(view_directions(camera, (61, 85), (61, 85)))
+    inner = (slice(COARSE, -COARSE), slice(COARSE, -COARSE))
+    torch.testing.assert_close(backdrop.behind(camera, (61, 85))[inner], fine[inner], atol=0.02, rtol=0)
+    # At the border half a step of the coarse grid is constant.
+    torch.testing.assert_close(backdrop.behind(camera[0], (61, 85)), fine, atol=0.1, rtol=0)
 
 
 def test_masked_pixels_do_not_count():
@@ -86,6 +102,6 @@ def test_travels_in_a_state_dict():
     other.resize_like(state, prefix="backdrop.")
     other.load_state_dict(backdrop.state_dict())
     assert other.is_painted
-    torch.testing.assert_close(other.behind(cameras), backdrop.behind(cameras))
+    torch.testing.assert_close(other.behind(cameras, (8, 8)), backdrop.behind(cameras, (8, 8)))
     other.resize_like({}, prefix="backdrop.")
     assert other.is_painted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.data.scene_box import OrientedBox, SceneBox
 
 from guidedvd_ns.backdrop import Backdrop
 from guidedvd_ns.gaussians import PARAMETER_NAMES
@@ -91,18 +91,23 @@ def test_backdrop_shows_where_the_scene_is_open(background_color):
     model = _model(background_color=background_color)
     _optimizers(model)
     view, backdrop = cameras(), Backdrop()
+    photograph = torch.rand(24, 32, 3)
     with torch.no_grad():
         over_black = model.eval().get_outputs(view)
-        backdrop.paint(view, [(torch.tensor([0.2, 0.4, 0.6]).expand(24, 32, 3), None)])
+        backdrop.paint(view, [(photograph, None)])
         model.__dict__["backdrop"] = backdrop
         outputs = model.get_outputs(view)
+        model.crop_box = OrientedBox.from_params((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (9.0, 9.0, 9.0))
+        cropped = model.get_outputs(view)
     trained = model.train().get_outputs(view)
-    color = torch.tensor([0.2, 0.4, 0.6])
+    behind = backdrop.behind(view, (24, 32))
     assert over_black["background"].max() == 0 and over_black["accumulation"].min() < 0.01
-    expected = over_black["rgb"] + (1 - over_black["accumulation"]) * color
+    expected = over_black["rgb"] + (1 - over_black["accumulation"]) * behind
     torch.testing.assert_close(outputs["rgb"], expected)
-    torch.testing.assert_close(outputs["background"], color.expand(24, 32, 3))
+    assert torch.equal(outputs["background"], behind)
     assert torch.equal(outputs["accumulation"], over_black["accumulation"])
+    # A part of the scene is looked at by itself.
+    torch.testing.assert_close(cropped["rgb"], over_black["rgb"])
     # A random colour is there to make what is photographed opaque.
     assert torch.allclose(trained["rgb"], expected) == (background_color == "black")
 

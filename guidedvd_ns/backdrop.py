@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor, nn
 
+from guidedvd_ns.rasterization import pixel_rays
+
 HEIGHT, WIDTH = 32, 64
 """Size of the map of directions in pixels: 5.6 degrees each."""
 
@@ -80,9 +82,8 @@ class Backdrop(nn.Module):
 
         Looked up at a `COARSE`-th of that size: the map has nothing finer.
         """
-        coarse = (-(-size[0] // COARSE), -(-size[1] // COARSE))
-        directions = view_directions(camera.to(self.colors.device), coarse, size)
-        image = self.seen_in(directions).movedim(-1, 0)[None]
+        rows, columns = (_coarse_centres(length, camera.device) for length in size)
+        image = self.seen_in(view_directions(camera, rows, columns).to(self.colors)).movedim(-1, 0)[None]
         return F.interpolate(image, size, mode="bilinear", align_corners=False)[0].movedim(0, -1)
 
     def seen_in(self, directions: Tensor) -> Tensor:  # [H, W, 3] unit vectors -> [H, W, 3] in [0, 1]
@@ -96,32 +97,32 @@ class Backdrop(nn.Module):
         return image[0].movedim(0, -1)
 
 
-def view_directions(camera: Cameras, size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:  # [*size, 3]
-    """World directions of a pinhole camera's pixel centres, unit vectors, for an image of `size` (height, width).
+def view_directions(camera: Cameras, rows: Tensor, columns: Tensor) -> Tensor:  # [R, C, 3]
+    """World directions of a grid of one pinhole camera's pixels, unit vectors.
 
     Args:
-        camera: one, with or without a batch dimension.
-        size: of the grid.
-        image_size: of the image that the intrinsics are for.
+        camera: one.
+        rows: [R] pixels from the image's upper edge.
+        columns: [C] pixels from its left edge.
     """
-    # Tensors throughout: numbers would make a GPU wait.
-    fx, fy, cx, cy = (value.reshape(-1)[0] for value in (camera.fx, camera.fy, camera.cx, camera.cy))
-    rotation = camera.camera_to_worlds.reshape(-1, 3, 4)[0, :, :3]
-    rows, columns = (
-        (torch.arange(count, device=rotation.device) + 0.5) * whole / count
-        for count, whole in zip(size, image_size, strict=True)
-    )
-    up, right = torch.meshgrid((cy - rows) / fy, (columns - cx) / fx, indexing="ij")
-    return F.normalize(torch.stack([right, up, -torch.ones_like(up)], dim=-1) @ rotation.T, dim=-1)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return F.normalize(pixel_rays(camera, x, y), dim=-1)
+
+
+def _coarse_centres(length: int, device: torch.device | str) -> Tensor:  # [ceil(length / COARSE)] pixels
+    """Middles of so many equal parts of an image's side."""
+    count = -(-length // COARSE)
+    return (torch.arange(count, device=device) + 0.5) * length / count
 
 
 def _samples(camera: Cameras, image: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
     """Directions and colours [n, 3] of about `count` pixels on a grid, less the masked ones."""
-    size = (image.shape[0], image.shape[1])
-    stride = max(1, math.ceil(math.sqrt(size[0] * size[1] / max(1, count))))
-    grid = (slice(stride // 2, None, stride), slice(stride // 2, None, stride))
-    directions, colors = view_directions(camera, size, size)[grid], image[grid]
-    counts = torch.ones(directions.shape[:2], dtype=torch.bool) if mask is None else mask[grid][..., 0].bool()
+    height, width = image.shape[:2]
+    stride = max(1, math.ceil(math.sqrt(height * width / max(1, count))))
+    every = slice(stride // 2, None, stride)
+    rows, columns = ((torch.arange(length, device=camera.device) + 0.5)[every] for length in (height, width))
+    directions, colors = view_directions(camera, rows, columns), image[every, every]
+    counts = torch.ones(directions.shape[:2], dtype=torch.bool) if mask is None else mask[every, every, 0].bool()
     return directions[counts.to(directions.device)], colors[counts.to(colors.device)]
 
 

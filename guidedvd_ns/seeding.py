@@ -17,6 +17,7 @@ from torch import Tensor
 from guidedvd_ns.free_space import SeenSpace
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.pull_push import fill_holes
+from guidedvd_ns.rasterization import pixel_rays
 from guidedvd_ns.sequences import GeneratedSequence
 
 OpacityOf = Callable[[Cameras], Tensor]
@@ -117,10 +118,7 @@ def _points(
     z: Tensor,  # [N] z-depth, scene units
 ) -> Tensor:  # [N, 3] world
     """What lies at these depths behind the centres of these pixels."""
-    fx, fy, cx, cy = (float(value) for value in (camera.fx, camera.fy, camera.cx, camera.cy))
-    rays = torch.stack([(columns + 0.5 - cx) / fx, (cy - rows - 0.5) / fy, -torch.ones_like(z)], dim=-1)
-    pose = camera.camera_to_worlds[0].to(z)
-    return (z[:, None] * rays) @ pose[:, :3].T + pose[:, 3]
+    return z[:, None] * pixel_rays(camera, columns + 0.5, rows + 0.5) + camera.camera_to_worlds[..., 3]
 
 
 def _resized(camera: Cameras, height: int, width: int) -> Cameras:

@@ -18,6 +18,10 @@ def _facing(*directions: tuple[float, float, float], size: int = 8) -> Cameras:
     return Cameras(torch.stack(poses), fx=2.0 * size, fy=2.0 * size, cx=size / 2, cy=size / 2, width=size, height=size)
 
 
+def _centres(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.arange(height) + 0.5, torch.arange(width) + 0.5
+
+
 def _plain(*color: float, size: int = 8) -> torch.Tensor:
     return torch.tensor(color).expand(size, size, 3)
 
@@ -28,7 +32,7 @@ def test_directions_are_those_of_nerfstudio_s_rays():
     for view in range(len(cameras)):
         rays = cameras.generate_rays(camera_indices=view, keep_shape=True)
         torch.testing.assert_close(
-            view_directions(cameras[view : view + 1], (30, 40), (30, 40)), rays.directions, atol=1e-5, rtol=0
+            view_directions(cameras[view : view + 1], *_centres(30, 40)), rays.directions, atol=1e-5, rtol=0
         )
 
 
@@ -75,7 +79,7 @@ def test_a_coarse_look_at_the_map_is_as_good_as_a_fine_one():
     backdrop = Backdrop()
     backdrop.colors = (_map_directions() + 1) / 2
     camera = turned_cameras(1, width=85, height=61)
-    fine = backdrop.seen_in(view_directions(camera, (61, 85), (61, 85)))
+    fine = backdrop.seen_in(view_directions(camera, *_centres(61, 85)))
     inner = (slice(COARSE, -COARSE), slice(COARSE, -COARSE))
     torch.testing.assert_close(backdrop.behind(camera, (61, 85))[inner], fine[inner], atol=0.02, rtol=0)
     # At the border half a step of the coarse grid is constant.

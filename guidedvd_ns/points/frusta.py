@@ -12,6 +12,8 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from guidedvd_ns.rasterization import pixel_rays
+
 _ROUNDS = 8
 _RAYS_PER_SIDE = 12
 _DEPTH_STEPS = 61
@@ -126,11 +128,8 @@ def _unproject(
     y: Tensor,  # [N] pixels
     depth: Tensor,  # [N]
 ) -> Tensor:  # [N, 3]
-    right = (x - cameras.cx[view, 0]) / cameras.fx[view, 0]
-    down = (y - cameras.cy[view, 0]) / cameras.fy[view, 0]
-    local = torch.stack([right, -down, -torch.ones_like(right)], dim=-1) * depth[:, None]
-    pose = cameras.camera_to_worlds[view]
-    return (pose[:, :, :3] @ local[:, :, None])[..., 0] + pose[:, :, 3]
+    chosen = cameras[view]
+    return depth[:, None] * pixel_rays(chosen, x, y) + chosen.camera_to_worlds[..., 3]
 
 
 def _visibility(cameras: Cameras, xyz: Tensor, near: float) -> tuple[Tensor, Tensor]:

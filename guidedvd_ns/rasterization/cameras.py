@@ -1,4 +1,4 @@
-"""Nerfstudio's cameras as the matrices that a rasterizer takes."""
+"""Nerfstudio's cameras as the matrices that a rasterizer takes, and as rays."""
 
 from __future__ import annotations
 
@@ -38,3 +38,19 @@ def camera_matrices(cameras: Cameras) -> tuple[Tensor, Tensor]:
     Ks[:, 1, 2] = cameras.cy.reshape(-1)
     Ks[:, 2, 2] = 1.0
     return viewmats, Ks
+
+
+def pixel_rays(cameras: Cameras, x: Tensor, y: Tensor) -> Tensor:  # [..., 3]
+    """World-space rays through pixels of pinhole cameras, of z-depth 1.
+
+    Times a z-depth, and from the camera's position on, they are points. Distortion parameters are not looked at.
+
+    Args:
+        cameras: one, or as many as there are pixels.
+        x: [...] pixels from the image's left edge: the first pixel's centre is at 0.5.
+        y: [...] pixels from its upper edge.
+    """
+    right = (x - cameras.cx[..., 0]) / cameras.fx[..., 0]
+    up = (cameras.cy[..., 0] - y) / cameras.fy[..., 0]
+    local = torch.stack([right, up, -torch.ones_like(right)], dim=-1)
+    return (cameras.camera_to_worlds[..., :3] * local[..., None, :]).sum(dim=-1)

@@ -1,9 +1,11 @@
-"""From nerfstudio's cameras to a rasterizer's matrices."""
+"""From nerfstudio's cameras to a rasterizer's matrices and to rays."""
 
+import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 
-from guidedvd_ns.rasterization import camera_matrices
+from guidedvd_ns.rasterization import camera_matrices, pixel_rays
+from tests.scenes import turned_cameras
 
 
 def make_cameras() -> Cameras:
@@ -42,3 +44,17 @@ def test_a_single_camera_is_a_batch_of_one_and_poses_have_gradients() -> None:
     torch.testing.assert_close(viewmats[0, 3], torch.tensor([0.0, 0.0, 0.0, 1.0]))
     viewmats.sum().backward()
     assert camera.camera_to_worlds.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("one_each", [False, True])
+def test_points_on_pixel_rays_project_to_their_pixels(one_each):
+    cameras = turned_cameras(5)
+    if not one_each:
+        cameras = cameras[3:4]
+    x, y, depth = torch.rand(3, 5) * torch.tensor([[40.0], [30.0], [4.0]]) + torch.tensor([[0.0], [0.0], [1.0]])
+    points = depth[:, None] * pixel_rays(cameras, x, y) + cameras.camera_to_worlds[..., 3]
+    viewmats, intrinsics = camera_matrices(cameras)
+    local = (viewmats[:, :3, :3] @ points[..., None])[..., 0] + viewmats[:, :3, 3]
+    pixels = (intrinsics @ local[..., None])[..., 0]
+    torch.testing.assert_close(pixels / pixels[:, 2:], torch.stack([x, y, torch.ones(5)], dim=-1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(pixels[:, 2], depth, atol=1e-5, rtol=0)

@@ -61,8 +61,8 @@ class GuidedVDSplatModelConfig(SplatfactoModelConfig):
     perceptual: Literal["st-lpips-alex", "st-lpips-vgg", "lpips-alex", "lpips-vgg", "vgg19", "none"] = "st-lpips-alex"
     """Perceptual distance between renders and generated views. The st-lpips networks come with pip; the others need
     weights from the network at first use. `none` is the ablation."""
-    generated_l1: float = 0.1
-    """Weight of the L1 difference to a generated view (l_gen1)."""
+    generated_l1: float = 0.3
+    """Weight of the L1 difference to a generated view (l_gen1; 0.1 in the paper)."""
     generated_perceptual: float = 0.01
     """Weight of the perceptual distance to a generated view (l_gen2)."""
     generated_resolution: Literal["prior", "image"] = "prior"

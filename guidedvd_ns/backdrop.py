@@ -101,7 +101,7 @@ def view_directions(camera: Cameras, rows: Tensor, columns: Tensor) -> Tensor:  
     """World directions of a grid of one pinhole camera's pixels, unit vectors.
 
     Args:
-        camera: one.
+        camera: one, with or without a batch dimension.
         rows: [R] pixels from the image's upper edge.
         columns: [C] pixels from its left edge.
     """

@@ -43,10 +43,10 @@ def camera_matrices(cameras: Cameras) -> tuple[Tensor, Tensor]:
 def pixel_rays(cameras: Cameras, x: Tensor, y: Tensor) -> Tensor:  # [..., 3]
     """World-space rays through pixels of pinhole cameras, of z-depth 1.
 
-    Times a z-depth, and from the camera's position on, they are points. Distortion parameters are not looked at.
+    `position + z * ray` is the point at z-depth z. Distortion parameters are not looked at.
 
     Args:
-        cameras: one, or as many as there are pixels.
+        cameras: one, of shape [] or [1], or of the shape of `x`.
         x: [...] pixels from the image's left edge: the first pixel's centre is at 0.5.
         y: [...] pixels from its upper edge.
     """

@@ -49,6 +49,9 @@ def test_a_single_camera_is_a_batch_of_one_and_poses_have_gradients() -> None:
 @pytest.mark.parametrize("one_each", [False, True])
 def test_points_on_pixel_rays_project_to_their_pixels(one_each):
     cameras = turned_cameras(5)
+    each = torch.arange(5.0)[:, None]
+    cameras.fx, cameras.fy = cameras.fx + 2 * each, cameras.fy + 3 * each
+    cameras.cx, cameras.cy = cameras.cx - each, cameras.cy + each / 2
     if not one_each:
         cameras = cameras[3:4]
     x, y, depth = torch.rand(3, 5) * torch.tensor([[40.0], [30.0], [4.0]]) + torch.tensor([[0.0], [0.0], [1.0]])

@@ -168,15 +168,14 @@ class GuidedVDDataManager(FullImageDatamanager[InputDataset]):
     def photograph(self, view: int) -> tuple[Tensor, Tensor | None]:
         """Input view as [H, W, 3] in [0, 1], and its mask [H, W, 1] where it has one."""
         batch = self.cached_train[view]
-        image = batch["image"].to(self.device)
-        image = image.float() / 255 if image.dtype == torch.uint8 else image
+        image = _unit_range(batch["image"].to(self.device))
         # The method's background is black.
         return image[..., :3] * image[..., 3:] if image.shape[-1] == 4 else image, batch.get("mask")
 
     def has_cutouts(self) -> bool:
         """Whether a photograph is transparent somewhere, as a picture of an object without its surroundings is."""
         images = (batch["image"] for batch in self.cached_train if batch["image"].shape[-1] == 4)
-        return any(bool((image[..., 3] < (255 if image.dtype == torch.uint8 else 1)).any()) for image in images)
+        return any(bool((_unit_range(image[..., 3]) < 1).any()) for image in images)
 
     def scene_extent(self) -> float:
         """1.1 times the largest distance of an input camera from their mean, as in 3DGS; in scene units."""
@@ -392,3 +391,8 @@ def image_scale(cameras: Cameras, max_side: Optional[int], scale: float = 1.0) -
         return scale
     # A little more than the quotient: images are cut to whole pixels in float64, cameras in float32.
     return max_side / longest * (1 + 1e-6)
+
+
+def _unit_range(image: Tensor) -> Tensor:
+    """Nerfstudio's image or one channel of it, bytes or floats, as floats in [0, 1]."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from gsplat.strategy.ops import _update_param_with_optimizer
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.splatfacto import RGB2SH, SH2RGB, SplatfactoModel, SplatfactoModelConfig
 from torch import Tensor
 
@@ -205,8 +206,9 @@ class GuidedVDSplatModel(SplatfactoModel):
             return {}
         camera = self._optimized(camera)
         gaussians = {name: self.gauss_params[name] for name in PARAMETER_NAMES}
-        if self.crop_box is not None and not self.training:
-            inside = self.crop_box.within(self.means).squeeze()
+        crop = self._crop
+        if crop is not None:
+            inside = crop.within(self.means).squeeze()
             if not inside.any():
                 width, height = int(camera.width.item()), int(camera.height.item())
                 return self.get_empty_outputs(width, height, self._get_background_color())  # type: ignore
@@ -238,11 +240,15 @@ class GuidedVDSplatModel(SplatfactoModel):
             outputs.update(self._guide_outputs(camera))
         return outputs
 
+    @property
+    def _crop(self) -> OrientedBox | None:
+        """What alone is rendered, if anything: training looks at the whole scene."""
+        return None if self.training else self.crop_box
+
     def _background(self, camera: Cameras, size: tuple[int, int]) -> Tensor:  # [3] or [H, W, 3]
         """What shows through where the scene is open: the backdrop, but for random colours and around a crop."""
         is_random = self.training and self.config.background_color == "random"
-        is_cropped = self.crop_box is not None and not self.training
-        if self.backdrop.is_painted and not is_random and not is_cropped:
+        if self.backdrop.is_painted and not is_random and self._crop is None:
             return self.backdrop.behind(camera, size)
         return self._get_background_color()
 

@@ -86,7 +86,8 @@ def test_constants_are_the_papers():
     assert (model.sh_degree, model.background_color, model.num_downscales, model.ssim_lambda) == (0, "black", 0, 0.2)
     assert (model.warmup_length, model.refine_every, model.densify_grad_thresh) == (500, 100, 5e-4)
     assert model.reset_alpha_every * model.refine_every == 3000 and model.cull_alpha_thresh == 0.005
-    assert model.generated_perceptual == 0.01 and not model.use_absgrad
+    # The weight of generated colours is three times the paper's 0.1.
+    assert (model.generated_l1, model.generated_perceptual) == (0.3, 0.01) and not model.use_absgrad
     assert (datamanager.generate_every, datamanager.generated_until, datamanager.hole_threshold) == (260, 9500, 0.9)
     assert (datamanager.all_time_probability, datamanager.all_time_fraction) == (0.5, 0.2)
     rates = {name: group["optimizer"].lr for name, group in guidedvd_splat.config.optimizers.items()}

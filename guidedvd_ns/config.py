@@ -14,6 +14,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from guidedvd_ns.anchors import AnchorConfig
 from guidedvd_ns.compat import allow_numpy_scalars
 from guidedvd_ns.datamanager import GuidedVDDataManagerConfig
 from guidedvd_ns.model import GuidedVDSplatModelConfig
@@ -167,6 +168,7 @@ def _authors_pipeline() -> GuidedVDPipelineConfig:
             antialias_guide=False,
         ),
         seeding=SeedingConfig(frames=0),
+        anchors=AnchorConfig(weight=0.0),
         scene_start="points",
         backdrop=False,
         model=GuidedVDSplatModelConfig(

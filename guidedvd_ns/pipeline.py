@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
+from guidedvd_ns.anchors import AnchorConfig, Anchors
 from guidedvd_ns.backdrop import Backdrop
 from guidedvd_ns.datamanager import GuidedVDDataManager, GuidedVDDataManagerConfig
 from guidedvd_ns.evidence import image_strip
@@ -48,6 +49,8 @@ class GuidedVDPipelineConfig(VanillaPipelineConfig):
     """Whether to generate views at all; off trains the second phase on the photographs alone (an ablation)."""
     seeding: SeedingConfig = field(default_factory=SeedingConfig)
     """Gaussians that begin where a sequence shows what the scene does not have."""
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    """How the scene is held to what the guide knows, from places that no photograph was taken at."""
     scene_start: Literal["points", "guide"] = "guide"
     """Where the second phase begins: with the guide's fitted Gaussians, or afresh at the initial points (the
     paper's)."""
@@ -64,7 +67,8 @@ class GuidedVDPipelineConfig(VanillaPipelineConfig):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read back a config.yml; a run from before there were these choices began at its points, over black."""
-        self.__dict__.update({"scene_start": "points", "backdrop": False, **state})
+        before = {"scene_start": "points", "backdrop": False, "anchors": AnchorConfig(weight=0.0)}
+        self.__dict__.update({**before, **state})
 
 
 class GuidedVDPipeline(VanillaPipeline):
@@ -90,6 +94,7 @@ class GuidedVDPipeline(VanillaPipeline):
         self.schedule: Schedule | None = None
         self._begun = False
         self._space: SeenSpace | None = None
+        self._anchors: Anchors | None = None
         # What is shown as a hole is what is left to the prior.
         self.gaussians.hole_threshold = config.datamanager.hole_threshold
         self.generation = GenerationPanel()
@@ -219,14 +224,19 @@ class GuidedVDPipeline(VanillaPipeline):
 
     def _seed(self, sequence: GeneratedSequence, optimizers: Optimizers) -> None:
         """Begin Gaussians where the sequence shows surfaces and the scene has nothing yet."""
+        space = self._seen_space()
+        seeds = seeds_of(sequence, self.guide, self.gaussians.opacity_of, self.config.seeding, space)
+        self.gaussians.add(seeds, optimizers.optimizers)
+        CONSOLE.log(f"Sequence {sequence.number} begins {len(seeds.means)} Gaussians.")
+
+    def _seen_space(self) -> SeenSpace:
+        """What the input views see of the guide, looked at once."""
         if self._space is None:
             cameras = self.datamanager.input_cameras
             views = [cameras[number : number + 1] for number in range(len(cameras))]
             masks = [self.datamanager.photograph(number)[1] for number in range(len(cameras))]
             self._space = SeenSpace.of(views, self.guide.render, self.config.datamanager.hole_threshold, masks)
-        seeds = seeds_of(sequence, self.guide, self.gaussians.opacity_of, self.config.seeding, self._space)
-        self.gaussians.add(seeds, optimizers.optimizers)
-        CONSOLE.log(f"Sequence {sequence.number} begins {len(seeds.means)} Gaussians.")
+        return self._space
 
     def _show(self, number: int, cameras: Cameras, frames: Tensor, kept: bool) -> None:
         self.generation.show(number, cameras, frames, kept)
@@ -270,7 +280,7 @@ class GuidedVDPipeline(VanillaPipeline):
     # Training.
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
-        """Losses of one input view and, in the second phase, of one generated view."""
+        """Losses of one input view and, in the second phase, of one generated view and one anchor."""
         outputs, losses, metrics = super().get_train_loss_dict(step)
         schedule = self._settled_schedule()
         if not self.config.generate or schedule.fits_guide(step):
@@ -279,7 +289,27 @@ class GuidedVDPipeline(VanillaPipeline):
         if view is not None:
             render = self.model(view.camera)
             losses.update(self.gaussians.get_generated_loss_dict(render["rgb"], view.frame.to(self.device)))
+        losses.update(self._anchor_loss_dict())
         return outputs, losses, metrics
+
+    def _anchor_loss_dict(self) -> dict[str, Tensor]:
+        """The difference of the scene to the guide, from a random place."""
+        config, datamanager = self.config.anchors, self.datamanager
+        if config.weight == 0 or datamanager.pool is None:
+            return {}
+        if self._anchors is None:
+            self._anchors = Anchors(
+                config,
+                datamanager.input_cameras,
+                self.guide,
+                datamanager.pool,
+                self._seen_space(),
+                datamanager.config.hole_threshold,
+            )
+        anchor = self._anchors.draw(datamanager.draws)
+        if anchor is None:
+            return {}
+        return {"anchor": config.weight * anchor.loss(self.model(anchor.camera)["rgb"])}
 
     # Evaluation.
 

@@ -13,6 +13,7 @@ import tyro
 import yaml
 from nerfstudio.plugins.types import MethodSpecification
 
+from guidedvd_ns.anchors import AnchorConfig
 from guidedvd_ns.config import GuidedVDTrainerConfig, guidedvd_splat, guidedvd_splat_reference
 from guidedvd_ns.guidance import GuidanceApproximation
 from guidedvd_ns.model import GuidedVDSplatModelConfig
@@ -149,6 +150,7 @@ def test_reference_is_the_default_but_for_the_authors_settings():
     wanted: dict[str, object] = {"method_name": "guidedvd-splat-reference", "max_num_iterations": 20_000}
     wanted |= {f"pipeline.datamanager.{name}": value for name, value in datamanager.items()}
     wanted |= {"pipeline.seeding.frames": 0, "pipeline.scene_start": "points", "pipeline.backdrop": False}
+    wanted |= {"pipeline.anchors.weight": 0.0}
     wanted |= {f"pipeline.model.{name}": value for name, value in model.items()}
     assert differences == wanted
 
@@ -176,7 +178,7 @@ def test_every_switch_answers_at_the_command_line():
     arguments += "--pipeline.guide-fraction 0.3 --pipeline.datamanager.trajectories.strategy random".split()
     arguments += "--pipeline.model.perceptual none --pipeline.datamanager.guidance False".split()
     arguments += (
-        "--pipeline.seeding.frames 5 --pipeline.datamanager.close-holes 5 "
+        "--pipeline.seeding.frames 5 --pipeline.anchors.weight 0.1 --pipeline.datamanager.close-holes 5 "
         "--pipeline.generate False --pipeline.datamanager.local-sampling False guidedvd-data --train-views 6".split()
     )
     config = tyro.cli(
@@ -186,6 +188,7 @@ def test_every_switch_answers_at_the_command_line():
     )
     assert isinstance(config.pipeline, GuidedVDPipelineConfig)
     assert config.pipeline.guide_fraction == 0.3 and not config.pipeline.generate
+    assert config.pipeline.anchors == AnchorConfig(weight=0.1)
     assert config.pipeline.seeding == SeedingConfig(frames=5) and config.pipeline.datamanager.close_holes == 5
     assert config.pipeline.datamanager.trajectories.strategy == "random"
     assert config.pipeline.datamanager.dataparser.train_views == 6

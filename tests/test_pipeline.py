@@ -20,7 +20,7 @@ from guidedvd_ns.backdrop import Backdrop
 from guidedvd_ns.config import GuidedVDTrainerConfig, guidedvd_splat
 from guidedvd_ns.gaussians import PARAMETER_NAMES
 from guidedvd_ns.model import GuidedVDSplatModel
-from guidedvd_ns.pipeline import GuidedVDPipeline
+from guidedvd_ns.pipeline import GuidedVDPipeline, GuidedVDPipelineConfig
 from guidedvd_ns.seeding import Seeds
 from tests.scenes import write_capture, write_prior
 
@@ -431,6 +431,24 @@ def test_the_scene_has_a_backdrop_of_its_photographs_unless_told_otherwise(
         torch.testing.assert_close(pipeline.backdrop.colors, expected.colors)
 
 
+def test_the_scene_is_held_to_what_the_guide_knows_unless_told_otherwise(capture, prior, tmp_path):
+    pipeline = _train(_config(capture, prior, tmp_path, steps=8)).pipeline
+    draws = pipeline.datamanager.draws
+    state = draws.get_state()
+
+    def losses(step: int, weight: float) -> dict[str, torch.Tensor]:
+        draws.set_state(state)
+        pipeline.config.anchors.weight = weight
+        return pipeline.get_train_loss_dict(step)[1]
+
+    assert "anchor" not in losses(0, 0.3)  # the guide's own phase
+    assert "anchor" not in losses(7, 0.0)
+    small, large = (float(losses(7, weight)["anchor"]) for weight in (0.1, 0.3))
+    assert small > 0 and large == pytest.approx(3 * small, rel=1e-4)
+    pipeline.guide.features_dc += 1.0
+    assert float(losses(7, 0.3)["anchor"]) > large
+
+
 def test_photographs_that_are_transparent_get_no_backdrop(capture, prior, tmp_path):
     cut_out = tmp_path / "capture"
     shutil.copytree(capture, cut_out)
@@ -499,3 +517,7 @@ def test_a_configuration_from_before_there_was_a_choice_does_as_it_did(capture, 
     older = "\n".join(line for line in text.splitlines() if "scene_start" not in line and "backdrop:" not in line)
     before = yaml.load(older, Loader=yaml.Loader).pipeline
     assert before.scene_start == "points" and not before.backdrop
+    state = {name: value for name, value in vars(now).items() if name != "anchors"}
+    unheld = object.__new__(GuidedVDPipelineConfig)
+    unheld.__setstate__(state)
+    assert now.anchors.weight > 0 and unheld.anchors.weight == 0 and unheld.scene_start == "guide"

@@ -1,0 +1,145 @@
+"""Anchors: where they lie, what they hold the scene to, and when there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from guidedvd_ns.anchors import Anchor, AnchorConfig, Anchors, between
+from guidedvd_ns.free_space import SeenSpace
+from guidedvd_ns.guide import Guide
+from guidedvd_ns.orbits import Placement, trajectory_to
+from guidedvd_ns.trajectory_pool import TrajectoryPool
+from tests.scenes import cameras, turned_cameras, wall
+
+NOWHERE = SeenSpace([], [], [])
+"""No input view sees anything, so that nothing is hidden."""
+
+
+def _guide() -> Guide:
+    """Knows the left half of what `tests.scenes.cameras` see."""
+    guide = Guide()
+    guide.adopt(wall(), sh_degree=0)
+    return guide
+
+
+def _pool(views: Cameras) -> TrajectoryPool:
+    placements = [Placement(view, 0.5, 1.0, azimuth, 0.0) for view in range(2) for azimuth in (-15.0, 15.0)]
+    return TrajectoryPool(tuple(trajectory_to(placement, 0.1, views, 5) for placement in placements))
+
+
+def _anchors(
+    config: AnchorConfig, views: Cameras, pool: TrajectoryPool | None = None, space: SeenSpace = NOWHERE
+) -> Anchors:
+    return Anchors(config, views, _guide(), pool or TrajectoryPool(), space, hole_threshold=0.9)
+
+
+def _draws(anchors: Anchors, count: int, seed: int = 0) -> list[Anchor]:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [anchors.draw(generator) for _ in range(count)]
+    return [anchor for anchor in drawn if anchor is not None]
+
+
+def _yaw(degrees: float) -> Tensor:
+    angle = torch.deg2rad(torch.tensor(degrees))
+    cosine, sine, zero, one = angle.cos(), angle.sin(), torch.zeros(()), torch.ones(())
+    return torch.stack([cosine, zero, sine, zero, one, zero, -sine, zero, cosine]).reshape(3, 3)
+
+
+def test_between_two_cameras_turns_evenly_along_a_straight_line():
+    views = cameras(2)
+    views.camera_to_worlds[1] = torch.cat([_yaw(80.0), torch.tensor([[2.0], [4.0], [-6.0]])], dim=1)
+    for share in (0.0, 0.25, 1.0):
+        camera = between(views, 0, 1, share)
+        expected = torch.cat([_yaw(80.0 * share), share * torch.tensor([[2.0], [4.0], [-6.0]])], dim=1)
+        assert torch.allclose(camera.camera_to_worlds[0], expected, atol=1e-6)
+
+
+def test_between_any_two_cameras_lies_a_rotation():
+    views = turned_cameras(3)
+    views.fx[1] = 70.0
+    camera = between(views, 1, 2, 0.4)
+    rotation = camera.camera_to_worlds[0, :, :3]
+    assert torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-5)
+    assert float(torch.linalg.det(rotation)) == pytest.approx(1.0, abs=1e-5)
+    assert float(camera.fx) == 70.0 and int(camera.width) == int(views.width[1])
+    assert camera.metadata is None
+
+
+def test_an_anchor_is_the_guide_s_view_and_where_it_knows_it():
+    views = cameras(2)
+    anchor = _draws(_anchors(AnchorConfig(on_trajectories=0.0), views), 1)[0]
+    view = _guide().render(anchor.camera)
+    assert torch.equal(anchor.rgb, view.rgb[0])
+    assert torch.equal(anchor.known, view.opacity[0] >= 0.9)
+    assert 0.3 < float(anchor.known.float().mean()) < 0.7
+
+
+def test_loss_is_the_mean_difference_where_the_guide_knows():
+    known = torch.zeros(4, 5, 1, dtype=torch.bool)
+    known[:2] = True
+    rgb = torch.full((4, 5, 3), 0.5)
+    render = rgb + torch.tensor([0.1, -0.2, 0.0])
+    assert float(Anchor(cameras(1), rgb, known).loss(render)) == pytest.approx(0.5 * 0.1)
+    render[:2] = rgb[:2]
+    assert float(Anchor(cameras(1), rgb, known).loss(render)) == 0
+
+
+def test_places_lie_on_trajectories_or_between_input_views():
+    views = cameras(2)
+    pool = _pool(views)
+    on_paths = {tuple(pose.flatten().tolist()) for path in pool.trajectories for pose in path.cameras.camera_to_worlds}
+    photographs = {tuple(pose.flatten().tolist()) for pose in views.camera_to_worlds}
+    drawn = _draws(_anchors(AnchorConfig(on_trajectories=1.0, min_known=0.0), views, pool), 200)
+    places = {tuple(anchor.camera.camera_to_worlds.flatten().tolist()) for anchor in drawn}
+    assert places == on_paths - photographs and len(places) == 16
+    for anchor in _draws(_anchors(AnchorConfig(on_trajectories=0.0), views, pool), 20):
+        position = anchor.camera.camera_to_worlds[0, :, 3]
+        assert 0 < float(position[0]) < 0.1 and position[1:].tolist() == [0, 0]
+    mixed = _draws(_anchors(AnchorConfig(on_trajectories=0.5, min_known=0.0), views, pool), 200)
+    on = sum(tuple(anchor.camera.camera_to_worlds.flatten().tolist()) in on_paths for anchor in mixed)
+    assert 70 < on < 130
+
+
+def test_draws_follow_from_the_seed():
+    anchors = _anchors(AnchorConfig(), cameras(3), _pool(cameras(3)))
+    poses = [torch.cat([anchor.camera.camera_to_worlds for anchor in _draws(anchors, 9, seed)]) for seed in (1, 1, 2)]
+    assert torch.equal(poses[0], poses[1]) and not torch.equal(poses[0], poses[2])
+
+
+def test_no_anchor_lies_behind_a_surface():
+    """Two cameras on either side of a wall that the first one sees half way: only what is before it is free."""
+    views = cameras(2)
+    views.camera_to_worlds[1, :, 3] = torch.tensor([0.0, 0.0, -2.0])
+    depth = torch.ones(24, 32, 1)
+    space = SeenSpace([views[0:1]], [depth], [torch.ones_like(depth, dtype=torch.bool)])
+    config = AnchorConfig(on_trajectories=0.0, min_known=0.0)
+    drawn = _draws(_anchors(config, views, space=space), 40)
+    assert len(drawn) > 30 and all(float(anchor.camera.camera_to_worlds[0, 2, 3]) > -1.06 for anchor in drawn)
+    everywhere = _draws(_anchors(config, views), 40)
+    assert min(float(anchor.camera.camera_to_worlds[0, 2, 3]) for anchor in everywhere) < -1.5
+
+
+def test_where_the_guide_knows_too_little_there_is_no_anchor():
+    views = cameras(2)
+    assert len(_draws(_anchors(AnchorConfig(min_known=0.3), views), 5)) == 5
+    assert _draws(_anchors(AnchorConfig(min_known=0.8), views), 5) == []
+
+
+def test_a_single_view_without_trajectories_has_no_anchor():
+    assert _draws(_anchors(AnchorConfig(), cameras(1)), 5) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"weight": -0.1}, "anchors.weight must not be negative"),
+        ({"on_trajectories": 1.5}, r"anchors.on_trajectories must lie in \[0, 1\]"),
+        ({"min_known": -0.1}, r"anchors.min_known must lie in \[0, 1\]"),
+    ],
+)
+def test_config_refuses_nonsense(fields: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        AnchorConfig(**fields)

@@ -1,7 +1,7 @@
-"""Anchors: what the guide knows, seen from places between the photographs, to which the scene is held.
+"""Anchors: what the guide knows, seen from places beside and between the photographs, to which the scene is held.
 
 Photographs and generated frames look at the scene from few places. What stands in no photograph may hang as fog before
-any other camera, and what stands in some is fitted to these alone. From in between, the guide tells what ought to be
+any other camera, and what stands in some is fitted to these alone. From other places the guide tells what ought to be
 seen, as far as it knows. This is no part of the paper.
 """
 
@@ -20,7 +20,7 @@ from guidedvd_ns.orbits import cameras_at
 from guidedvd_ns.trajectory_pool import TrajectoryPool
 
 ATTEMPTS = 8
-"""Pairs of input views that are tried until there is a free place between two."""
+"""Pairs of input views that are tried for each place, until there is a free one between two."""
 
 
 @dataclass
@@ -28,16 +28,21 @@ class AnchorConfig:
     """How the scene is held to what the guide knows."""
 
     weight: float = 0.3
-    """Weight of the mean L1 difference to the guide; 0 switches anchors off, as in the paper."""
+    """Weight of the mean L1 difference to the guide; 0 switches anchors off, as in the paper. Without generation there
+    are none, either."""
+    places: int = 96
+    """Places that are drawn when the second phase begins; each of its steps looks at the guide from one of them."""
     on_trajectories: float = 0.5
-    """Share of anchors that lie on planned trajectories, also on those that nothing is generated along; the others lie
-    between two input views."""
+    """Share of places on planned trajectories, also on those that nothing is generated along; the others lie between
+    two input views."""
     min_known: float = 0.2
     """From where the guide knows less than this share of the pixels, nothing is learned."""
 
     def __post_init__(self) -> None:
         if self.weight < 0:
             raise ValueError(f"anchors.weight must not be negative, got {self.weight}: 0 switches anchors off.")
+        if self.places < 1:
+            raise ValueError(f"anchors.places must be at least 1, got {self.places}: weight 0 switches anchors off.")
         for name in ("on_trajectories", "min_known"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"anchors.{name} must lie in [0, 1], got {getattr(self, name)}.")
@@ -60,7 +65,7 @@ class Anchor:
 
 
 class Anchors:
-    """Draws places at random and looks at the guide from there."""
+    """Places drawn at random, and what the guide sees from them."""
 
     def __init__(
         self,
@@ -69,9 +74,11 @@ class Anchors:
         guide: Guide,
         pool: TrajectoryPool,
         space: SeenSpace,
+        *,
         hole_threshold: float,
+        seed: int,
     ) -> None:
-        """Hold what anchors are made of.
+        """Draw the places; they follow from the arguments alone.
 
         Args:
             config: Where they lie.
@@ -80,40 +87,50 @@ class Anchors:
             pool: The planned trajectories, any number of them.
             space: What the input views see: between two of them there may be a wall.
             hole_threshold: Opacity from which on the guide knows a pixel.
+            seed: Of all draws.
         """
-        self._config, self._cameras, self._guide = config, cameras, guide
-        self._pool, self._space, self._hole_threshold = pool, space, hole_threshold
+        self._config, self._guide = config, guide
+        self._hole_threshold, self._seed = hole_threshold, seed
+        generator = torch.Generator().manual_seed(seed)
+        drawn = (_draw_place(config, cameras, pool, space, generator) for _ in range(config.places))
+        self._places = [camera for camera in drawn if camera is not None]
 
-    def draw(self, generator: torch.Generator) -> Anchor | None:
-        """The guide's view from a random place; None where too little is known, or no place is found.
+    def __len__(self) -> int:
+        return len(self._places)
 
-        Args:
-            generator: CPU generator.
+    def at(self, step: int) -> Anchor | None:
+        """The guide's view from the place of a step; None where it knows too little there, or where no place was found.
+
+        What step looks from where does not depend on other random draws, so that a resumed run goes on as it would
+        have, and a run without anchors generates the same.
         """
-        camera = self._place(generator)
-        if camera is None:
+        if not self._places:
             return None
+        camera = self._places[_below(len(self._places), torch.Generator().manual_seed(self._seed + step))]
         view = self._guide.render(camera)
         known = view.known(self._hole_threshold)[0]
         if float(known.float().mean()) < self._config.min_known:
             return None
         return Anchor(camera, view.rgb[0], known)
 
-    def _place(self, generator: torch.Generator) -> Cameras | None:
-        on_trajectory = float(torch.rand((), generator=generator)) < self._config.on_trajectories
-        if on_trajectory and not self._pool.is_empty:
-            path = self._pool.trajectories[_below(len(self._pool), generator)].cameras
-            # Never frame 0, the photograph's own.
-            frame = 1 + _below(len(path) - 1, generator)
-            return path[frame : frame + 1]
-        if len(self._cameras) < 2:
-            return None
-        for _ in range(ATTEMPTS):
-            first, second = torch.randperm(len(self._cameras), generator=generator)[:2].tolist()
-            camera = between(self._cameras, first, second, float(torch.rand((), generator=generator)))
-            if not bool(self._space.hides(camera.camera_to_worlds[0, :, 3])):
-                return camera
+
+def _draw_place(
+    config: AnchorConfig, cameras: Cameras, pool: TrajectoryPool, space: SeenSpace, generator: torch.Generator
+) -> Cameras | None:
+    """A camera [1] on a trajectory, or between two input views; None where there is no such place."""
+    if not pool.is_empty and float(torch.rand((), generator=generator)) < config.on_trajectories:
+        path = pool.trajectories[_below(len(pool), generator)].cameras
+        # Never frame 0, the photograph's own.
+        frame = 1 + _below(len(path) - 1, generator)
+        return path[frame : frame + 1]
+    if len(cameras) < 2:
         return None
+    for _ in range(ATTEMPTS):
+        first, second = torch.randperm(len(cameras), generator=generator)[:2].tolist()
+        camera = between(cameras, first, second, float(torch.rand((), generator=generator)))
+        if not bool(space.hides(camera.camera_to_worlds[0, :, 3])):
+            return camera
+    return None
 
 
 def between(cameras: Cameras, first: int, second: int, share: float) -> Cameras:

@@ -88,7 +88,7 @@ class GuidedVDSplatModel(SplatfactoModel):
         self.__dict__["backdrop"] = Backdrop()
         self.__dict__["initial"] = {}
         self.training_infos: list[dict[str, Any]] = []
-        """One entry per view rendered in this training step; densification looks at all of them."""
+        """One entry per view rendered in this training step that densification is to look at."""
         self.schedule = Schedule(guide_steps=0, scene_steps=1)
         self.scene_extent = 1.0
         self.hole_threshold = 0.9
@@ -308,7 +308,7 @@ class GuidedVDSplatModel(SplatfactoModel):
         return losses
 
     def step_post_backward(self, step: int) -> None:
-        """Densify from the statistics of every view of this step; the guide's phase keeps its points as they are."""
+        """Densify from the statistics in `training_infos`; the guide's phase keeps its points as they are."""
         infos, self.training_infos = self.training_infos, []
         phase_step = self.schedule.phase_step(step)
         # gsplat resets opacities at step 0, which would undo the initial opacity of 0.1.

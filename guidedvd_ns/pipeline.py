@@ -289,10 +289,10 @@ class GuidedVDPipeline(VanillaPipeline):
         if view is not None:
             render = self.model(view.camera)
             losses.update(self.gaussians.get_generated_loss_dict(render["rgb"], view.frame.to(self.device)))
-        losses.update(self._anchor_loss_dict())
+        losses.update(self._anchor_loss_dict(step))
         return outputs, losses, metrics
 
-    def _anchor_loss_dict(self) -> dict[str, Tensor]:
+    def _anchor_loss_dict(self, step: int) -> dict[str, Tensor]:
         """The difference of the scene to the guide, from a random place."""
         config, datamanager = self.config.anchors, self.datamanager
         if config.weight == 0 or datamanager.pool is None:
@@ -304,12 +304,16 @@ class GuidedVDPipeline(VanillaPipeline):
                 self.guide,
                 datamanager.pool,
                 self._seen_space(),
-                datamanager.config.hole_threshold,
+                hole_threshold=datamanager.config.hole_threshold,
+                seed=datamanager.config.generation_seed,
             )
-        anchor = self._anchors.draw(datamanager.draws)
+        anchor = self._anchors.at(step)
         if anchor is None:
             return {}
-        return {"anchor": config.weight * anchor.loss(self.model(anchor.camera)["rgb"])}
+        render = self.model(anchor.camera)["rgb"]
+        # Not for densification: what the guide does not know would count as seen without a gradient.
+        self.gaussians.training_infos.pop()
+        return {"anchor": config.weight * anchor.loss(render)}
 
     # Evaluation.
 

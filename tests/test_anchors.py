@@ -31,15 +31,22 @@ def _pool(views: Cameras) -> TrajectoryPool:
 
 
 def _anchors(
-    config: AnchorConfig, views: Cameras, pool: TrajectoryPool | None = None, space: SeenSpace = NOWHERE
+    config: AnchorConfig,
+    views: Cameras,
+    pool: TrajectoryPool | None = None,
+    space: SeenSpace = NOWHERE,
+    seed: int = 0,
 ) -> Anchors:
-    return Anchors(config, views, _guide(), pool or TrajectoryPool(), space, hole_threshold=0.9)
+    return Anchors(config, views, _guide(), pool or TrajectoryPool(), space, hole_threshold=0.9, seed=seed)
 
 
-def _draws(anchors: Anchors, count: int, seed: int = 0) -> list[Anchor]:
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [anchors.draw(generator) for _ in range(count)]
+def _steps(anchors: Anchors, count: int) -> list[Anchor]:
+    drawn = [anchors.at(step) for step in range(count)]
     return [anchor for anchor in drawn if anchor is not None]
+
+
+def _poses(anchors: Anchors, count: int) -> set[tuple[float, ...]]:
+    return {tuple(anchor.camera.camera_to_worlds.flatten().tolist()) for anchor in _steps(anchors, count)}
 
 
 def _yaw(degrees: float) -> Tensor:
@@ -60,17 +67,18 @@ def test_between_two_cameras_turns_evenly_along_a_straight_line():
 def test_between_any_two_cameras_lies_a_rotation():
     views = turned_cameras(3)
     views.fx[1] = 70.0
+    views.distortion_params, views.metadata = torch.full((3, 6), 0.1), {"cam_idx": 1}
     camera = between(views, 1, 2, 0.4)
     rotation = camera.camera_to_worlds[0, :, :3]
     assert torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-5)
     assert float(torch.linalg.det(rotation)) == pytest.approx(1.0, abs=1e-5)
     assert float(camera.fx) == 70.0 and int(camera.width) == int(views.width[1])
-    assert camera.metadata is None
+    assert camera.metadata is None and camera.distortion_params is None
 
 
 def test_an_anchor_is_the_guide_s_view_and_where_it_knows_it():
     views = cameras(2)
-    anchor = _draws(_anchors(AnchorConfig(on_trajectories=0.0), views), 1)[0]
+    anchor = _steps(_anchors(AnchorConfig(on_trajectories=0.0), views), 1)[0]
     view = _guide().render(anchor.camera)
     assert torch.equal(anchor.rgb, view.rgb[0])
     assert torch.equal(anchor.known, view.opacity[0] >= 0.9)
@@ -92,21 +100,34 @@ def test_places_lie_on_trajectories_or_between_input_views():
     pool = _pool(views)
     on_paths = {tuple(pose.flatten().tolist()) for path in pool.trajectories for pose in path.cameras.camera_to_worlds}
     photographs = {tuple(pose.flatten().tolist()) for pose in views.camera_to_worlds}
-    drawn = _draws(_anchors(AnchorConfig(on_trajectories=1.0, min_known=0.0), views, pool), 200)
-    places = {tuple(anchor.camera.camera_to_worlds.flatten().tolist()) for anchor in drawn}
+    everywhere = AnchorConfig(places=200, on_trajectories=1.0, min_known=0.0)
+    places = _poses(_anchors(everywhere, views, pool), 600)
     assert places == on_paths - photographs and len(places) == 16
-    for anchor in _draws(_anchors(AnchorConfig(on_trajectories=0.0), views, pool), 20):
+    for anchor in _steps(_anchors(AnchorConfig(on_trajectories=0.0), views, pool), 20):
         position = anchor.camera.camera_to_worlds[0, :, 3]
         assert 0 < float(position[0]) < 0.1 and position[1:].tolist() == [0, 0]
-    mixed = _draws(_anchors(AnchorConfig(on_trajectories=0.5, min_known=0.0), views, pool), 200)
-    on = sum(tuple(anchor.camera.camera_to_worlds.flatten().tolist()) in on_paths for anchor in mixed)
-    assert 70 < on < 130
+    mixed = _poses(_anchors(AnchorConfig(places=40, min_known=0.0), views, pool), 400)
+    assert 12 < len(mixed - on_paths) < 28
 
 
-def test_draws_follow_from_the_seed():
-    anchors = _anchors(AnchorConfig(), cameras(3), _pool(cameras(3)))
-    poses = [torch.cat([anchor.camera.camera_to_worlds for anchor in _draws(anchors, 9, seed)]) for seed in (1, 1, 2)]
-    assert torch.equal(poses[0], poses[1]) and not torch.equal(poses[0], poses[2])
+def test_every_place_is_looked_from_and_no_other():
+    anchors = _anchors(AnchorConfig(places=5, on_trajectories=0.0), cameras(3))
+    assert len(anchors) == 5 and len(_poses(anchors, 60)) == 5
+
+
+def test_what_is_drawn_follows_from_seed_and_step_alone():
+    views = cameras(3)
+    config = AnchorConfig(places=20, min_known=0.0)
+    first, again, other = (_anchors(config, views, _pool(views), seed=seed) for seed in (1, 1, 2))
+    before = torch.get_rng_state()
+    looks = [anchor.camera.camera_to_worlds for anchor in _steps(first, 30)]
+    backwards = [again.at(step) for step in reversed(range(30))]
+    assert all(
+        anchor is not None and torch.equal(look, anchor.camera.camera_to_worlds)
+        for look, anchor in zip(looks, reversed(backwards), strict=True)
+    )
+    assert not torch.equal(torch.cat(looks), torch.cat([a.camera.camera_to_worlds for a in _steps(other, 30)]))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_no_anchor_lies_behind_a_surface():
@@ -115,27 +136,29 @@ def test_no_anchor_lies_behind_a_surface():
     views.camera_to_worlds[1, :, 3] = torch.tensor([0.0, 0.0, -2.0])
     depth = torch.ones(24, 32, 1)
     space = SeenSpace([views[0:1]], [depth], [torch.ones_like(depth, dtype=torch.bool)])
-    config = AnchorConfig(on_trajectories=0.0, min_known=0.0)
-    drawn = _draws(_anchors(config, views, space=space), 40)
-    assert len(drawn) > 30 and all(float(anchor.camera.camera_to_worlds[0, 2, 3]) > -1.06 for anchor in drawn)
-    everywhere = _draws(_anchors(config, views), 40)
-    assert min(float(anchor.camera.camera_to_worlds[0, 2, 3]) for anchor in everywhere) < -1.5
+    config = AnchorConfig(places=40, on_trajectories=0.0, min_known=0.0)
+    free, everywhere = _anchors(config, views, space=space), _anchors(config, views)
+    assert len(free) > 30
+    assert min(float(anchor.camera.camera_to_worlds[0, 2, 3]) for anchor in _steps(free, 120)) > -1.06
+    assert min(float(anchor.camera.camera_to_worlds[0, 2, 3]) for anchor in _steps(everywhere, 120)) < -1.5
 
 
 def test_where_the_guide_knows_too_little_there_is_no_anchor():
     views = cameras(2)
-    assert len(_draws(_anchors(AnchorConfig(min_known=0.3), views), 5)) == 5
-    assert _draws(_anchors(AnchorConfig(min_known=0.8), views), 5) == []
+    assert len(_steps(_anchors(AnchorConfig(min_known=0.3), views), 5)) == 5
+    assert _steps(_anchors(AnchorConfig(min_known=0.8), views), 5) == []
 
 
 def test_a_single_view_without_trajectories_has_no_anchor():
-    assert _draws(_anchors(AnchorConfig(), cameras(1)), 5) == []
+    anchors = _anchors(AnchorConfig(), cameras(1))
+    assert len(anchors) == 0 and anchors.at(0) is None
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"weight": -0.1}, "anchors.weight must not be negative"),
+        ({"places": 0}, "anchors.places must be at least 1"),
         ({"on_trajectories": 1.5}, r"anchors.on_trajectories must lie in \[0, 1\]"),
         ({"min_known": -0.1}, r"anchors.min_known must lie in \[0, 1\]"),
     ],

@@ -434,16 +434,21 @@ def test_the_scene_has_a_backdrop_of_its_photographs_unless_told_otherwise(
 def test_the_scene_is_held_to_what_the_guide_knows_unless_told_otherwise(capture, prior, tmp_path):
     pipeline = _train(_config(capture, prior, tmp_path, steps=8)).pipeline
     draws = pipeline.datamanager.draws
-    state = draws.get_state()
 
     def losses(step: int, weight: float) -> dict[str, torch.Tensor]:
-        draws.set_state(state)
         pipeline.config.anchors.weight = weight
+        pipeline.gaussians.training_infos.clear()
         return pipeline.get_train_loss_dict(step)[1]
 
     assert "anchor" not in losses(0, 0.3)  # the guide's own phase
+    state = draws.get_state()
     assert "anchor" not in losses(7, 0.0)
-    small, large = (float(losses(7, weight)["anchor"]) for weight in (0.1, 0.3))
+    without, rendered = draws.get_state(), len(pipeline.gaussians.training_infos)
+    draws.set_state(state)
+    small = float(losses(7, 0.1)["anchor"])
+    # What is generated and what is densified are the same with anchors and without.
+    assert torch.equal(draws.get_state(), without) and len(pipeline.gaussians.training_infos) == rendered == 2
+    large = float(losses(7, 0.3)["anchor"])
     assert small > 0 and large == pytest.approx(3 * small, rel=1e-4)
     pipeline.guide.features_dc += 1.0
     assert float(losses(7, 0.3)["anchor"]) > large

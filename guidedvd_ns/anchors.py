@@ -27,11 +27,13 @@ ATTEMPTS = 8
 class AnchorConfig:
     """How the scene is held to what the guide knows."""
 
-    weight: float = 0.3
+    weight: float = 0.6
     """Weight of the mean L1 difference to the guide; 0 switches anchors off, as in the paper. Without generation there
     are none, either."""
+    every: int = 2
+    """Steps of the second phase from one look at the guide to the next; each costs about as much as a photograph."""
     places: int = 96
-    """Places that are drawn when the second phase begins; each of its steps looks at the guide from one of them."""
+    """Places that are drawn when the second phase begins, to look from."""
     on_trajectories: float = 0.5
     """Share of places on planned trajectories, also on those that nothing is generated along; the others lie between
     two input views."""
@@ -41,8 +43,11 @@ class AnchorConfig:
     def __post_init__(self) -> None:
         if self.weight < 0:
             raise ValueError(f"anchors.weight must not be negative, got {self.weight}: 0 switches anchors off.")
-        if self.places < 1:
-            raise ValueError(f"anchors.places must be at least 1, got {self.places}: weight 0 switches anchors off.")
+        for name in ("every", "places"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"anchors.{name} must be at least 1, got {getattr(self, name)}: weight 0 switches anchors off."
+                )
         for name in ("on_trajectories", "min_known"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"anchors.{name} must lie in [0, 1], got {getattr(self, name)}.")

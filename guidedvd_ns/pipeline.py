@@ -280,7 +280,7 @@ class GuidedVDPipeline(VanillaPipeline):
     # Training.
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
-        """Losses of one input view and, in the second phase, of one generated view and one anchor."""
+        """Losses of one input view and, in the second phase, of one generated view and, now and then, an anchor."""
         outputs, losses, metrics = super().get_train_loss_dict(step)
         schedule = self._settled_schedule()
         if not self.config.generate or schedule.fits_guide(step):
@@ -295,7 +295,7 @@ class GuidedVDPipeline(VanillaPipeline):
     def _anchor_loss_dict(self, step: int) -> dict[str, Tensor]:
         """The difference of the scene to the guide, from a random place."""
         config, datamanager = self.config.anchors, self.datamanager
-        if config.weight == 0 or datamanager.pool is None:
+        if config.weight == 0 or step % config.every != 0 or datamanager.pool is None:
             return {}
         if self._anchors is None:
             self._anchors = Anchors(

@@ -159,6 +159,7 @@ def test_a_single_view_without_trajectories_has_no_anchor():
     [
         ({"weight": -0.1}, "anchors.weight must not be negative"),
         ({"places": 0}, "anchors.places must be at least 1"),
+        ({"every": 0}, "anchors.every must be at least 1"),
         ({"on_trajectories": 1.5}, r"anchors.on_trajectories must lie in \[0, 1\]"),
         ({"min_known": -0.1}, r"anchors.min_known must lie in \[0, 1\]"),
     ],

@@ -14,6 +14,7 @@ from nerfstudio.cameras.camera_utils import quaternion_from_matrix, quaternion_m
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from guidedvd_ns.draws import random_index
 from guidedvd_ns.free_space import SeenSpace
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.orbits import cameras_at
@@ -106,12 +107,12 @@ class Anchors:
     def at(self, step: int) -> Anchor | None:
         """The guide's view from the place of a step; None where it knows too little there, or where no place was found.
 
-        What step looks from where does not depend on other random draws, so that a resumed run goes on as it would
-        have, and a run without anchors generates the same.
+        Which place that is depends on no other random draw, so that a resumed run goes on as it would have, and a run
+        without anchors generates the same.
         """
         if not self._places:
             return None
-        camera = self._places[_below(len(self._places), torch.Generator().manual_seed(self._seed + step))]
+        camera = self._places[random_index(len(self._places), torch.Generator().manual_seed(self._seed + step))]
         view = self._guide.render(camera)
         known = view.known(self._hole_threshold)[0]
         if float(known.float().mean()) < self._config.min_known:
@@ -124,9 +125,9 @@ def _draw_place(
 ) -> Cameras | None:
     """A camera [1] on a trajectory, or between two input views; None where there is no such place."""
     if not pool.is_empty and float(torch.rand((), generator=generator)) < config.on_trajectories:
-        path = pool.trajectories[_below(len(pool), generator)].cameras
+        path = pool.trajectories[random_index(len(pool), generator)].cameras
         # Never frame 0, the photograph's own.
-        frame = 1 + _below(len(path) - 1, generator)
+        frame = 1 + random_index(len(path) - 1, generator)
         return path[frame : frame + 1]
     if len(cameras) < 2:
         return None
@@ -156,7 +157,3 @@ def between(cameras: Cameras, first: int, second: int, share: float) -> Cameras:
     position = torch.lerp(start[:, 3:], end[:, 3:], share)
     pose = torch.cat([rotation, position], dim=1)[None].to(cameras.camera_to_worlds)
     return cameras_at(cameras, first, pose)
-
-
-def _below(high: int, generator: torch.Generator) -> int:
-    return int(torch.randint(high, (), generator=generator))

@@ -9,6 +9,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from guidedvd_ns.draws import random_index
 from guidedvd_ns.orbits import Trajectory
 
 
@@ -110,12 +111,12 @@ class SequenceStore:
             raise IndexError("no generated sequence to draw from")
         if not self.local_sampling:
             every = [view for views in self._views.values() for view in views.values()]
-            return every[_randint(len(every), generator)]
+            return every[random_index(len(every), generator)]
         if float(torch.rand((), generator=generator)) < self.all_time_probability:
-            number, frame = self._stored[_randint(len(self._stored), generator)]
+            number, frame = self._stored[random_index(len(self._stored), generator)]
             return self._views[number][frame]
         newest = self._views[self._newest]
-        return newest[1 + _randint(len(newest), generator)]
+        return newest[1 + random_index(len(newest), generator)]
 
     def state_dict(self) -> dict[str, Any]:
         """Which frames are stored; frames and cameras themselves are restored by whoever kept them."""
@@ -126,7 +127,3 @@ class SequenceStore:
         for number in state["numbers"]:
             if number in sequences:
                 self._insert(number, *sequences[number], [(n, f) for n, f in state["stored"] if n == number])
-
-
-def _randint(high: int, generator: torch.Generator) -> int:
-    return int(torch.randint(high, (), generator=generator))

@@ -17,9 +17,10 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
+from guidedvd_ns.draws import shuffled
 from guidedvd_ns.free_space import DepthRender, Render, SeenSpace
 from guidedvd_ns.orbits import Placement, Trajectory, cameras_at, orbit, path_to, trajectory_to
-from guidedvd_ns.trajectory_pool import TrajectoryPool, shuffled
+from guidedvd_ns.trajectory_pool import TrajectoryPool
 
 RENDER_BATCH = 8  # candidates rendered in one call, which bounds memory at full resolution
 PATH_CHECKS = 8  # positions along a path that must lie in free space

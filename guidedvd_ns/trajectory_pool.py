@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from nerfstudio.cameras.cameras import Cameras
 
+from guidedvd_ns.draws import shuffled
 from guidedvd_ns.orbits import Placement, Trajectory, trajectory_to
 
 _PLACEMENT = ("view", "scale", "radius", "azimuth", "elevation")
@@ -81,8 +82,3 @@ class TrajectoryPool:
         self.trajectories = tuple(trajectories)
         self._views_left = list(state["views_left"])
         self._members_left = {view: list(members) for view, members in state["members_left"].items()}
-
-
-def shuffled(items: list, generator: torch.Generator) -> list:
-    """The items in an order drawn from a CPU generator."""
-    return [items[index] for index in torch.randperm(len(items), generator=generator).tolist()]

@@ -29,6 +29,7 @@ from guidedvd_ns.data.clips import (
 )
 from guidedvd_ns.data.depth_captures import DepthCapture, Look
 from guidedvd_ns.data.visibility import Intrinsics, Sight, visible_from_views
+from guidedvd_ns.draws import random_index
 
 MEASURED_TOLERANCE = 0.05
 """`visibility.DEPTH_TOLERANCE` for sensors and reconstructions, which are off by a few percent."""
@@ -147,10 +148,10 @@ class CaptureClips:
         which = int(torch.multinomial(frame_counts, 1, generator=draws))
         capture, path, stretches = self._captures[which], self._paths[which], self._stretches[which]
         if not len(stretches):
-            photograph = int(torch.randint(len(capture), (1,), generator=draws))
+            photograph = random_index(len(capture), draws)
             others = self._draw_views(views_near(path, np.array([photograph])), draws)
             return draw_pan(capture, photograph, others, self.config.num_frames, size=size, draws=draws)
-        frames = stretches[int(torch.randint(len(stretches), (1,), generator=draws))]
+        frames = stretches[random_index(len(stretches), draws)]
         if torch.rand((), generator=draws) < 0.5:
             frames = frames[::-1]
         others = self._draw_views(views_near(path, frames), draws)

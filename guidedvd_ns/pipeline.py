@@ -224,8 +224,10 @@ class GuidedVDPipeline(VanillaPipeline):
 
     def _seed(self, sequence: GeneratedSequence, optimizers: Optimizers) -> None:
         """Begin Gaussians where the sequence shows surfaces and the scene has nothing yet."""
-        space = self._seen_space()
-        seeds = seeds_of(sequence, self.guide, self.gaussians.opacity_of, self.config.seeding, space)
+        pool = self.datamanager.pool
+        assert pool is not None
+        space, opacity_of = self._seen_space(), self.gaussians.opacity_of
+        seeds = seeds_of(sequence, self.guide, opacity_of, self.config.seeding, space, pool)
         self.gaussians.add(seeds, optimizers.optimizers)
         CONSOLE.log(f"Sequence {sequence.number} begins {len(seeds.means)} Gaussians.")
 

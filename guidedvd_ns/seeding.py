@@ -19,6 +19,7 @@ from guidedvd_ns.guide import Guide
 from guidedvd_ns.pull_push import fill_holes
 from guidedvd_ns.rasterization import pixel_rays
 from guidedvd_ns.sequences import GeneratedSequence
+from guidedvd_ns.trajectory_pool import TrajectoryPool
 
 OpacityOf = Callable[[Cameras], Tensor]
 """One camera -> the scene's opacity there, [H, W, 1] in [0, 1]."""
@@ -35,6 +36,9 @@ class SeedingConfig:
     """Distance in pixels of the generated frame between two Gaussians."""
     max_opacity: float = 0.5
     """Pixels at which the scene is more opaque than this get none."""
+    clearance: float = 0.1
+    """Nothing begins closer to a camera of a planned trajectory than this share of the depth at the centre of its input
+    view: where cameras go there is nothing, and before their neighbours it would hang as fog."""
 
     def __post_init__(self) -> None:
         if self.frames < 0:
@@ -43,6 +47,8 @@ class SeedingConfig:
             raise ValueError(f"seeding.stride must be at least 1 pixel, got {self.stride}.")
         if not 0 < self.max_opacity <= 1:
             raise ValueError(f"seeding.max_opacity must be above 0 and at most 1, got {self.max_opacity}.")
+        if self.clearance < 0:
+            raise ValueError(f"seeding.clearance must not be negative, got {self.clearance}: 0 asks for none.")
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,18 @@ class Seeds:
 
 @torch.no_grad()
 def seeds_of(
-    sequence: GeneratedSequence, guide: Guide, opacity_of: OpacityOf, config: SeedingConfig, space: SeenSpace
+    sequence: GeneratedSequence,
+    guide: Guide,
+    opacity_of: OpacityOf,
+    config: SeedingConfig,
+    space: SeenSpace,
+    pool: TrajectoryPool,
 ) -> Seeds:
     """Points on the surfaces that the sequence shows where the guide knows nothing and the scene has nothing.
 
     Their inverse depth is the guide's, continued smoothly into its holes: on a plane inverse depth is linear in the
-    image. Where the guide knows nothing of a frame there are none, nor where an input view sees past the place: depths
-    that are continued from something near would leave fog in free space.
+    image. Where the guide knows nothing of a frame there are none, nor where an input view sees past the place, nor
+    close to where a camera may go: depths that are continued from something near would leave fog in free space.
 
     Args:
         sequence: A generated sequence at the prior's resolution.
@@ -73,13 +84,14 @@ def seeds_of(
         opacity_of: Renders the scene that is being trained.
         config: How many.
         space: What the input views see.
+        pool: Where cameras may go.
     """
     last = len(sequence.frames) - 1
     # Never frame 0: it is the photograph.
     chosen = sorted({round(last * (number + 1) / config.frames) for number in range(config.frames)} - {0})
     parts = [_seeds_of_frame(sequence, frame, guide, opacity_of, config) for frame in chosen]
     means, colors, sizes = (torch.cat([getattr(part, name) for part in parts]) for name in ("means", "colors", "sizes"))
-    possible = ~space.sees_past(means).to(means.device)
+    possible = ~(space.sees_past(means) | pool.comes_near(means, config.clearance)).to(means.device)
     return Seeds(means[possible], colors[possible], sizes[possible])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
 
 from guidedvd_ns.draws import shuffled
 from guidedvd_ns.orbits import Placement, Trajectory, trajectory_to
@@ -48,6 +49,19 @@ class TrajectoryPool:
         )
         self._members_left[view] = members
         return self.trajectories[members.pop()]
+
+    def comes_near(self, positions: Tensor, share: float) -> Tensor:  # [N, 3] -> [N] bool, on the CPU
+        """Whether a camera of some trajectory stands closer to a position than a share of how far its input view looks.
+
+        How far that is is the depth at the centre of the view's image, about which its trajectories turn.
+        """
+        positions = positions.cpu().float()
+        near = torch.zeros(len(positions), dtype=torch.bool)
+        for trajectory in self.trajectories:
+            centers = trajectory.cameras.camera_to_worlds[:, :, 3].cpu().float()
+            reach = share * trajectory.radius / trajectory.scale
+            near |= ((positions[:, None] - centers).norm(dim=-1) < reach).any(dim=1)
+        return near
 
     def state_dict(self) -> dict[str, Any]:
         """Trajectories and drawing state as plain types, fit for a checkpoint read with `weights_only=True`."""

@@ -16,6 +16,7 @@ from guidedvd_ns.orbits import Trajectory
 from guidedvd_ns.rasterization import camera_matrices
 from guidedvd_ns.seeding import OpacityOf, SeedingConfig, Seeds, seeds_of
 from guidedvd_ns.sequences import GeneratedSequence, SequenceScores
+from guidedvd_ns.trajectory_pool import TrajectoryPool
 from tests.scenes import cameras, random_pose
 
 HEIGHT, WIDTH, LENGTH = 24, 32, 7
@@ -79,9 +80,10 @@ def _seeds(
     opacity_of: OpacityOf,
     config: SeedingConfig,
     space: SeenSpace | None = None,
+    pool: TrajectoryPool | None = None,
 ) -> Seeds:
-    """Without a space no input view sees anything."""
-    return seeds_of(sequence, guide, opacity_of, config, space or SeenSpace([], [], []))
+    """Without a space no input view sees anything, without a pool no camera goes anywhere."""
+    return seeds_of(sequence, guide, opacity_of, config, space or SeenSpace([], [], []), pool or TrajectoryPool())
 
 
 def _project(seeds: Seeds, camera: Cameras) -> tuple[Tensor, Tensor]:
@@ -169,6 +171,25 @@ def test_nothing_begins_where_an_input_view_sees_past(surface: float):
     assert len(seeds.means) == len(seeds.colors) == len(seeds.sizes) == 9 * len(columns.unique())
 
 
+def test_nothing_begins_close_to_where_a_camera_may_go():
+    sequence, guide = _sequence(), _plane(0.0, 0.0, 1.0)
+    every = _seeds(sequence, guide, _empty, SeedingConfig(frames=1, stride=1))
+    # A camera of another trajectory stands in the plane, at one of the seeds; its view looks 2 / 0.5 = 4 far.
+    other = cameras(2)
+    other.camera_to_worlds[1, :, 3] = every.means[40]
+    other.camera_to_worlds[0, :, 3] = 100.0
+    pool = TrajectoryPool((replace(sequence.trajectory, cameras=other, scale=0.5),))
+    apart = (every.means - every.means[40]).norm(dim=1)
+    for clearance in (0.0, 0.05, 0.1):
+        config = SeedingConfig(frames=1, stride=1, clearance=clearance)
+        seeds = _seeds(sequence, guide, _empty, config, pool=pool)
+        rest = apart >= 4 * clearance
+        assert int(rest.sum()) < 81 or clearance == 0
+        for name in ("means", "colors", "sizes"):
+            assert torch.equal(getattr(seeds, name), getattr(every, name)[rest])
+    assert len(_seeds(sequence, guide, _empty, SeedingConfig(frames=1, stride=1, clearance=1.0), pool=pool).means) == 0
+
+
 @pytest.mark.parametrize(("frames", "expected"), [(1, [6]), (2, [3, 6]), (3, [2, 4, 6]), (50, [1, 2, 3, 4, 5, 6])])
 def test_frames_are_spread_over_the_sequence_and_never_the_first(frames: int, expected: list[int]):
     sequence, seen = _sequence(), []
@@ -203,7 +224,8 @@ def test_known_pixels_at_which_the_guide_hits_nothing_are_neither_seeds_nor_dept
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("frames", -1), ("stride", 0), ("max_opacity", 0.0), ("max_opacity", 50.0)]
+    ("field", "value"),
+    [("frames", -1), ("stride", 0), ("max_opacity", 0.0), ("max_opacity", 50.0), ("clearance", -0.1)],
 )
 def test_config_refuses_nonsense(field: str, value: float):
     with pytest.raises(ValueError, match=f"seeding.{field} must"):

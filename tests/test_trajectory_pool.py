@@ -66,3 +66,21 @@ def test_an_empty_pool_has_nothing_to_draw():
     assert TrajectoryPool().is_empty and len(TrajectoryPool()) == 0
     with pytest.raises(ValueError, match="pool is empty"):
         TrajectoryPool().draw(torch.Generator())
+
+
+def test_near_is_what_is_close_to_a_camera_for_how_far_its_view_looks():
+    # Radius 1.2 at scale 0.5: the surface in the middle of the image is 2.4 away.
+    pool, cameras = _pool()
+    start = cameras.camera_to_worlds[0, :, 3]
+    assert pool.comes_near(start[None], 0.0).tolist() == [False]
+    behind = cameras.camera_to_worlds[0, :, 2]
+    positions = torch.stack([start + distance * behind for distance in (0.0, 0.2, 0.23, 0.25, 0.3)])
+    ends = torch.cat([trajectory.cameras.camera_to_worlds[:, :, 3] for trajectory in pool.trajectories])
+    # Behind the photograph's camera no other is closer.
+    torch.testing.assert_close(torch.cdist(positions[1:], ends).amin(dim=1), torch.tensor([0.2, 0.23, 0.25, 0.3]))
+    assert pool.comes_near(positions, 0.1).tolist() == [True, True, True, False, False]
+    assert pool.comes_near(ends, 0.001).all() and not pool.comes_near(ends + 50, 1.0).any()
+
+
+def test_nothing_is_near_an_empty_pool():
+    assert not TrajectoryPool().comes_near(torch.zeros(3, 3), 100.0).any()

@@ -66,7 +66,7 @@ class GuidedVDPipelineConfig(VanillaPipelineConfig):
     that has a backdrop, its guide."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Read back a config.yml; a run from before these choices began at its points, over black, without anchors."""
+        """Read back a config.yml; a run older than these choices began at its points, over black, without anchors."""
         before = {"scene_start": "points", "backdrop": False, "anchors": AnchorConfig(weight=0.0)}
         self.__dict__.update({**before, **state})
 

@@ -38,7 +38,7 @@ class SeedingConfig:
     """Pixels at which the scene is more opaque than this get none."""
     clearance: float = 0.1
     """Nothing begins closer to a camera of a planned trajectory than this share of the depth at the centre of its input
-    view: where cameras go there is nothing, and before their neighbours it would hang as fog."""
+    view: planned cameras stand in free space, and what is close to one would hang as fog before cameras beside it."""
 
     def __post_init__(self) -> None:
         if self.frames < 0:
@@ -91,7 +91,7 @@ def seeds_of(
     chosen = sorted({round(last * (number + 1) / config.frames) for number in range(config.frames)} - {0})
     parts = [_seeds_of_frame(sequence, frame, guide, opacity_of, config) for frame in chosen]
     means, colors, sizes = (torch.cat([getattr(part, name) for part in parts]) for name in ("means", "colors", "sizes"))
-    possible = ~(space.sees_past(means) | pool.comes_near(means, config.clearance)).to(means.device)
+    possible = ~(space.sees_past(means).to(means.device) | pool.comes_near(means, config.clearance))
     return Seeds(means[possible], colors[possible], sizes[possible])
 
 

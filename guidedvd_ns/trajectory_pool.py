@@ -50,17 +50,17 @@ class TrajectoryPool:
         self._members_left[view] = members
         return self.trajectories[members.pop()]
 
-    def comes_near(self, positions: Tensor, share: float) -> Tensor:  # [N, 3] -> [N] bool, on the CPU
+    def comes_near(self, positions: Tensor, share: float) -> Tensor:  # [N, 3] -> [N] bool
         """Whether a camera of some trajectory stands closer to a position than a share of how far its input view looks.
 
         How far that is is the depth at the centre of the view's image, about which its trajectories turn.
         """
-        positions = positions.cpu().float()
-        near = torch.zeros(len(positions), dtype=torch.bool)
-        for trajectory in self.trajectories:
-            centers = trajectory.cameras.camera_to_worlds[:, :, 3].cpu().float()
-            reach = share * trajectory.radius / trajectory.scale
-            near |= ((positions[:, None] - centers).norm(dim=-1) < reach).any(dim=1)
+        near = torch.zeros(len(positions), dtype=torch.bool, device=positions.device)
+        for trajectory in self.trajectories if share > 0 else ():
+            centers = trajectory.cameras.camera_to_worlds[:, :, 3].to(positions)
+            # The fast way through a matrix product is off by more than small distances are.
+            apart = torch.cdist(positions, centers, compute_mode="donot_use_mm_for_euclid_dist")
+            near |= (apart < share * trajectory.radius / trajectory.scale).any(dim=1)
         return near
 
     def state_dict(self) -> dict[str, Any]:

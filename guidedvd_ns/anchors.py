@@ -14,7 +14,7 @@ from nerfstudio.cameras.camera_utils import quaternion_from_matrix, quaternion_m
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from guidedvd_ns.draws import random_index
+from guidedvd_ns.draws import random_index, shuffled
 from guidedvd_ns.free_space import SeenSpace
 from guidedvd_ns.guide import Guide
 from guidedvd_ns.orbits import cameras_at
@@ -132,7 +132,7 @@ def _draw_place(
     if len(cameras) < 2:
         return None
     for _ in range(ATTEMPTS):
-        first, second = torch.randperm(len(cameras), generator=generator)[:2].tolist()
+        first, second = shuffled(range(len(cameras)), generator)[:2]
         camera = between(cameras, first, second, float(torch.rand((), generator=generator)))
         if not bool(space.hides(camera.camera_to_worlds[0, :, 3])):
             return camera

@@ -9,7 +9,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from guidedvd_ns.draws import random_index
+from guidedvd_ns.draws import random_index, shuffled
 from guidedvd_ns.orbits import Trajectory
 
 
@@ -83,8 +83,8 @@ class SequenceStore:
     def add(self, number: int, cameras: Cameras, frames: Tensor, generator: torch.Generator) -> None:
         """Take in the kept sequence `number`, with cameras [L] and frames [L, h, w, 3]."""
         count = max(1, round(self.keep_fraction * (len(frames) - 1)))
-        chosen = torch.randperm(len(frames) - 1, generator=generator)[:count] + 1
-        self._insert(number, cameras, frames, [(number, int(frame)) for frame in chosen])
+        chosen = shuffled(range(1, len(frames)), generator)[:count]
+        self._insert(number, cameras, frames, [(number, frame) for frame in chosen])
 
     def _insert(self, number: int, cameras: Cameras, frames: Tensor, stored: list[tuple[int, int]]) -> None:
         if self._newest is not None:

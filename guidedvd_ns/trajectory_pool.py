@@ -56,7 +56,7 @@ class TrajectoryPool:
         How far that is is the depth at the centre of the view's image, about which its trajectories turn.
         """
         near = torch.zeros(len(positions), dtype=torch.bool, device=positions.device)
-        for trajectory in self.trajectories if share > 0 else ():
+        for trajectory in self.trajectories:
             centers = trajectory.cameras.camera_to_worlds[:, :, 3].to(positions)
             # The fast way through a matrix product is off by more than small distances are.
             apart = torch.cdist(positions, centers, compute_mode="donot_use_mm_for_euclid_dist")

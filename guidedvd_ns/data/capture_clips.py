@@ -29,7 +29,7 @@ from guidedvd_ns.data.clips import (
 )
 from guidedvd_ns.data.depth_captures import DepthCapture, Look
 from guidedvd_ns.data.visibility import Intrinsics, Sight, visible_from_views
-from guidedvd_ns.draws import random_index
+from guidedvd_ns.draws import random_index, shuffled
 
 MEASURED_TOLERANCE = 0.05
 """`visibility.DEPTH_TOLERANCE` for sensors and reconstructions, which are off by a few percent."""
@@ -160,8 +160,8 @@ class CaptureClips:
         return Cut(capture, _straight(frames), views, draw_window(extent, size, draws))
 
     def _draw_views(self, near: np.ndarray, draws: torch.Generator) -> list[int]:
-        wanted = int(torch.randint(1, max(2, self.config.views_per_room), (1,), generator=draws))
-        return near[torch.randperm(len(near), generator=draws)[:wanted].numpy()].tolist()
+        wanted = 1 + random_index(max(1, self.config.views_per_room - 1), draws)
+        return shuffled(near.tolist(), draws)[:wanted]
 
 
 def draw_pan(
